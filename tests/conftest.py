@@ -1,0 +1,109 @@
+"""What many tests share: a tiny configuration on made images and a quick way to do its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsss_core.config import Config, load_config, overlay
+from wsss_core.plan import Plan
+from wsss_core.results import plan_on_disk, write_specs
+from wsss_core.stages import Stage, read_spec, run_stage
+
+TINY: dict[str, Any] = {
+    "dataset": {"source": "shapes", "size": 64, "train": 12, "val": 6, "classes": 3},
+    "classifier": {
+        "backbone": "test_resnet",
+        "weights": "none",
+        "epochs": 2,
+        "batch_size": 4,
+        "crop_size": 64,
+        "resize": None,
+        "output_stride": 16,
+    },
+    "cams": {"scales": [1.0, 0.5]},
+    "segmenter": {
+        "backbone": "test_resnet",
+        "weights": "none",
+        "epochs": 1,
+        "batch_size": 4,
+        "crop_size": 64,
+        "resize": None,
+        "decoder_channels": 16,
+    },
+    "experiments": {"crf": {}},
+    "report": {"gallery": 2},
+    "run": {"workers": 0, "threads": 2},
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """A configuration that runs in seconds, with changes laid over it; its results go to the test's own directory."""
+
+    def make(changes: dict[str, Any] | None = None) -> Config:
+        return load_config(overlay({**TINY, "results": str(tmp_path / "results")}, changes or {}), "tiny.yaml")
+
+    return make
+
+
+@pytest.fixture
+def planned(tiny: Callable[..., Config]) -> Callable[..., Plan]:
+    """The plan of a tiny configuration, its specs written."""
+
+    def make(changes: dict[str, Any] | None = None) -> Plan:
+        plan = plan_on_disk(tiny(changes))
+        write_specs(plan)
+        return plan
+
+    return make
+
+
+@pytest.fixture
+def do() -> Callable[[Plan, str], Path]:
+    """Do the stage of that name of the first experiment, upstream ones first; return its directory."""
+
+    def run(plan: Plan, name: str) -> Path:
+        target = plan.chains[0].all_stages[name]
+        wanted = [stage for stage in plan.stages.values() if stage is target or _builds_on(target, stage)]
+        for stage in wanted:
+            directory = plan.directory(stage)
+            if not (directory / "manifest.json").exists():
+                run_stage(directory / "spec.json", (stage.kind,), work_of(stage.kind), threads=1)
+        return plan.directory(target)
+
+    return run
+
+
+def _builds_on(stage: Any, other: Any) -> bool:
+    return any(each is other or _builds_on(each, other) for each in stage.upstream.values())
+
+
+def work_of(kind: str) -> Callable[[Stage], None]:
+    """The function that does a kind of stage."""
+    from wsss_core.cams import write_cams
+    from wsss_core.data.sources import prepare
+    from wsss_core.engine.loop import train
+    from wsss_core.evaluate.stage import evaluate
+    from wsss_core.predict import predict_stage
+    from wsss_core.refine.crf_stage import refine_with_crf
+    from wsss_core.refine.pseudo_stage import make_pseudo_masks
+
+    return {
+        "data": prepare,
+        "classifier": train,
+        "cams": write_cams,
+        "crf": refine_with_crf,
+        "pseudo": make_pseudo_masks,
+        "segmenter": train,
+        "predict": predict_stage,
+        "evaluate": evaluate,
+    }[kind]
+
+
+def stage_at(directory: Path, threads: int = 1) -> Stage:
+    """A stage as `run_stage` hands it to its work."""
+    return Stage(read_spec(directory / "spec.json"), threads, 0)

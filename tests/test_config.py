@@ -1,0 +1,121 @@
+"""The configuration: defaults, sharing, sweeps, and errors that help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsss_core.config import load_config, read_config
+from wsss_core.config import document as generated
+from wsss_core.errors import UserError
+
+BASE: dict[str, Any] = {"experiments": {"plain": {}}}
+
+
+def error_of(values: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(values, "mine.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("mine.yaml: ")
+    return message
+
+
+def test_an_empty_experiment_has_all_defaults() -> None:
+    config = load_config(BASE)
+    experiment = config.experiments["plain"]
+    assert config.dataset.name == "shapes"
+    assert experiment.classifier.system == "cam"
+    assert experiment.cams.scales == (0.5, 1.0, 1.5, 2.0)
+    assert list(config.tables) == ["shapes"]
+
+
+def test_top_level_blocks_are_shared_and_own_values_win() -> None:
+    config = load_config({"classifier": {"lr": 0.5, "epochs": 3}, "experiments": {"a": {}, "b": {"classifier": {"lr": 0.1}}}})
+    assert [(e.classifier.lr, e.classifier.epochs) for e in config.experiments.values()] == [(0.5, 3), (0.1, 3)]
+
+
+def test_a_sweep_is_a_grid_and_names_tell_the_values() -> None:
+    config = load_config({**BASE, "sweep": {"classifier.lr": [0.1, 0.2], "cams.scales": [[1.0], [1.0, 2.0]]}})
+    assert list(config.experiments) == [
+        "plain,lr=0.1,scales=1.0",
+        "plain,lr=0.1,scales=1.0-2.0",
+        "plain,lr=0.2,scales=1.0",
+        "plain,lr=0.2,scales=1.0-2.0",
+    ]
+    assert config.experiments["plain,lr=0.2,scales=1.0-2.0"].cams.scales == (1.0, 2.0)
+
+
+def test_a_sweep_that_names_two_experiments_alike_is_refused() -> None:
+    assert "sweep" in error_of({**BASE, "sweep": {"classifier.lr": [0.1, 0.1]}})
+
+
+def test_null_ends_the_chain_at_the_pseudo_masks() -> None:
+    assert load_config({"experiments": {"a": {"segmenter": None}}}).experiments["a"].segmenter is None
+
+
+def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
+    assert load_config({**BASE, "dataset": {"name": "voc12", "root": str(tmp_path)}}).dataset.source == "voc12"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"experimens": {}}, "unknown key 'experimens'; did you mean 'experiments'?"),
+        ({"experiments": {}}, "experiments: expected a mapping"),
+        ({"experiments": {"a": {"clasifier": {}}}}, "experiments.a.clasifier: unknown key; did you mean 'classifier'?"),
+        ({"experiments": {"a": {"classifier": {"backbon": "x"}}}}, "experiments.a.classifier.backbon: unknown key; did you mean 'backbone'?"),
+        ({"experiments": {"a": {"classifier": {"epochs": 0}}}}, "experiments.a.classifier.epochs: input should be greater than 0, got 0"),
+        ({"experiments": {"a": {"classifier": {"lr": "fast"}}}}, "experiments.a.classifier.lr: input should be a valid number"),
+        ({"experiments": {"a": {"classifier": {"optimizer": "sdg"}}}}, "got 'sdg'; did you mean 'sgd'?"),
+        ({"experiments": {"a": {"seeds": [1, 1]}}}, "experiments.a.seeds: seeds must be distinct"),
+        ({"experiments": {"a": {"classifier": {"resize": [640, 320]}}}}, "resize must be [smallest, largest]"),
+        ({"experiments": {"a": {"cams": {"scales": []}}}}, "experiments.a.cams.scales"),
+        ({**BASE, "dataset": {"root": "x"}}, "dataset.source: missing; valid: shapes, folder, voc12, coco14"),
+        ({**BASE, "dataset": {"source": "fodler"}}, "dataset"),
+        ({**BASE, "dataset": {"source": "folder"}}, "dataset.root: missing"),
+        ({**BASE, "dataset": {"source": "folder", "root": "x", "mask": "y"}}, "dataset.mask: unknown key; did you mean 'masks'?"),
+        ({**BASE, "sweep": {"classifier.lr": 3}}, "sweep: expected configuration keys with lists of values"),
+    ],
+)
+def test_errors_name_the_key_and_the_nearest_valid_name(values: dict[str, Any], expected: str) -> None:
+    assert expected in error_of(values)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a: [", "not a YAML file"), ("- 1", "expected a mapping"), (None, "cannot be read")])
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str | None, expected: str) -> None:
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_later_files_overlay_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("experiments: {x: {classifier: {lr: 0.1, epochs: 2}}}")
+    (tmp_path / "b.yaml").write_text("experiments: {x: {classifier: {lr: 0.2}}}")
+    classifier = read_config(tmp_path / "a.yaml", tmp_path / "b.yaml").experiments["x"].classifier
+    assert (classifier.lr, classifier.epochs) == (0.2, 2)
+
+
+def test_every_field_says_what_it_means() -> None:
+    undocumented = [f"{model.__name__}.{name}" for _, _, model in generated._SECTIONS for name, f in model.model_fields.items() if not f.description]
+    assert undocumented == []
+
+
+def test_the_generated_files_are_current() -> None:
+    assert generated.SCHEMA_FILE.read_text(encoding="utf-8") == generated.schema(), "run `make docs`"
+    assert generated.DOCS_FILE.read_text(encoding="utf-8") == generated.document(), "run `make docs`"
+
+
+def test_the_default_configuration_fits_the_schema_and_the_models() -> None:
+    known = json.loads(generated.schema())["properties"]
+    import yaml
+
+    values = yaml.safe_load((generated.ROOT / "config.yaml").read_text(encoding="utf-8"))
+    assert set(values) <= set(known)
+    assert len(read_config(generated.ROOT / "config.yaml").experiments) >= 2

@@ -1,0 +1,27 @@
+# The classifier: the only network that learns from image-level labels alone.
+
+
+rule classifier:
+    input:
+        upstream("classifier"),
+    output:
+        model=f"{STORE}/classifier/{{id}}/model.safetensors",
+        description=f"{STORE}/classifier/{{id}}/model.json",
+        metrics=f"{STORE}/classifier/{{id}}/metrics.csv",
+        manifest=f"{STORE}/classifier/{{id}}/manifest.json",
+    params:
+        spec=spec("classifier"),
+    log:
+        f"{STORE}/classifier/{{id}}/log.txt",
+    benchmark:
+        f"{STORE}/classifier/{{id}}/benchmark.tsv"
+    threads: RUN.threads
+    resources:
+        gpu=RUN.gpus,
+        mem_mb=RUN.mem_mb,
+        runtime=RUN.runtime,
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -1,0 +1,106 @@
+# The plan of the configuration, and the named input functions that the rules share.
+
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from wsss_core.config import load_config, read_yaml
+from wsss_core.errors import UserError
+from wsss_core.results import chain_spec, plan_on_disk, write_specs
+
+CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or ["config.yaml"]
+
+if CONFIG_FILES == ["config.yaml"]:
+
+    configfile: "config.yaml"
+
+
+try:
+    PLAN = plan_on_disk(load_config(config, source=", ".join(CONFIG_FILES)))
+    write_specs(PLAN)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+# Jobs use the Python that runs Snakemake, activated or not; in conda environments (--sdm conda) that of the environment.
+PROJECT = str(workflow.current_basedir.join("../..").get_path_or_uri(secret_free=False))
+CONDA = "conda" in str(workflow.deployment_settings.deployment_method).lower()
+WSSS = f"PYTHONPATH={PROJECT} {'python' if CONDA else sys.executable} -m wsss_core"
+
+RUN = PLAN.config.run
+STORE = f"{PLAN.root}/store"
+EXPERIMENTS = f"{PLAN.root}/experiments"
+FIGURES = f"{PLAN.config.results}/figures/{PLAN.config.dataset.name}"
+TABLES = f"{PLAN.config.results}/tables"
+CHAINS = {(chain.name, str(chain.seed)): chain for chain in PLAN.chains}
+
+
+wildcard_constraints:
+    id="[0-9a-f]{10}",
+    experiment="[^/]+",
+    seed="[0-9]+",
+
+
+def manifest(stage):
+    return f"{PLAN.directory(stage)}/manifest.json"
+
+
+def upstream(kind):
+    """Input function: the manifests of the stages that a stage builds on."""
+
+    def manifests(wildcards):
+        return [manifest(stage) for stage in PLAN.stages[f"{kind}/{wildcards.id}"].upstream.values()]
+
+    return manifests
+
+
+def spec(kind):
+    """Params function: the stage's spec file. It is no input: its content is the id, its date means nothing."""
+    return lambda wildcards: f"{STORE}/{kind}/{wildcards.id}/spec.json"
+
+
+def needs_gpu(kind):
+    """Resource function: evaluating a classifier runs its network, evaluating masks does not."""
+
+    def gpus(wildcards):
+        return int("model" in PLAN.stages[f"{kind}/{wildcards.id}"].upstream)
+
+    return gpus
+
+
+def experiment_inputs(wildcards):
+    chain = CHAINS[wildcards.experiment, wildcards.seed]
+    return [manifest(stage) for stage in chain.all_stages.values()]
+
+
+def records(chains=PLAN.chains):
+    return [f"{PLAN.chain_directory(chain)}/experiment.json" for chain in chains]
+
+
+def table_records(wildcards):
+    return records(PLAN.chains_of_table(wildcards.table))
+
+
+def table_options(wildcards):
+    table = PLAN.config.tables[wildcards.table]
+    columns = ["--columns", table.columns] if table.columns else []
+    return ["--rows", table.rows, *columns, *(f"--value={value}" for value in table.values)]
+
+
+def tables():
+    return [f"{TABLES}/{name}.csv" for name in PLAN.config.tables]
+
+
+def figures():
+    return [f"{FIGURES}/curves"]
+
+
+def galleries():
+    if PLAN.config.report.gallery == 0:
+        return []
+    return [f"{FIGURES}/galleries/{chain.name}" for chain in PLAN.chains if chain.seed == chain.experiment.seeds[0]]
+
+
+def gallery_record(wildcards):
+    seed = PLAN.config.experiments[wildcards.experiment].seeds[0]
+    return f"{EXPERIMENTS}/{wildcards.experiment}/seed{seed}/experiment.json"

@@ -1,0 +1,25 @@
+# The only rule that reads true masks (the segmenter of an upper bound apart).
+
+
+rule evaluate:
+    input:
+        upstream("evaluate"),
+    output:
+        figures=f"{STORE}/evaluate/{{id}}/figures.json",
+        manifest=f"{STORE}/evaluate/{{id}}/manifest.json",
+    params:
+        spec=spec("evaluate"),
+    log:
+        f"{STORE}/evaluate/{{id}}/log.txt",
+    benchmark:
+        f"{STORE}/evaluate/{{id}}/benchmark.tsv"
+    threads: RUN.threads
+    resources:
+        gpu=needs_gpu("evaluate"),
+        mem_mb=RUN.mem_mb,
+        runtime=240,
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "{WSSS} evaluate {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -1,0 +1,86 @@
+# What people look at: the record of each experiment, tables, curves and galleries.
+
+
+rule experiment:
+    input:
+        experiment_inputs,
+    output:
+        f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/experiment.json",
+    params:
+        spec=f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/spec.json",
+    log:
+        f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/log.txt",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{WSSS} collect {params.spec:q} > {log:q} 2>&1"
+
+
+rule table:
+    input:
+        table_records,
+    output:
+        csv=report(
+            f"{TABLES}/{{table}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        markdown=f"{TABLES}/{{table}}.md",
+    params:
+        options=table_options,
+        directory=TABLES,
+    log:
+        f"{TABLES}/{{table}}.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{WSSS} table {input:q} --name {wildcards.table:q} {params.options:q} --output {params.directory:q} > {log:q} 2>&1"
+
+
+rule curves:
+    input:
+        records(),
+    output:
+        report(
+            directory(f"{FIGURES}/curves"),
+            patterns=["{figure}.svg"],
+            caption="../report/curves.rst",
+            category="Curves",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{FIGURES}/curves.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{WSSS} figures {input:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule gallery:
+    input:
+        gallery_record,
+    output:
+        report(
+            directory(f"{FIGURES}/galleries/{{experiment}}"),
+            htmlindex="index.html",
+            caption="../report/gallery.rst",
+            category="Galleries",
+            labels={"experiment": "{experiment}"},
+        ),
+    params:
+        images=PLAN.config.report.gallery,
+        seed=PLAN.config.report.seed,
+    log:
+        f"{FIGURES}/galleries/{{experiment}}.log",
+    threads: RUN.threads
+    resources:
+        mem_mb=RUN.mem_mb,
+        runtime=60,
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "{WSSS} gallery {input:q} --images {params.images} --seed {params.seed} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,50 @@
+# The segmentation network and its predictions.
+
+
+rule segmenter:
+    input:
+        upstream("segmenter"),
+    output:
+        model=f"{STORE}/segmenter/{{id}}/model.safetensors",
+        description=f"{STORE}/segmenter/{{id}}/model.json",
+        metrics=f"{STORE}/segmenter/{{id}}/metrics.csv",
+        manifest=f"{STORE}/segmenter/{{id}}/manifest.json",
+    params:
+        spec=spec("segmenter"),
+    log:
+        f"{STORE}/segmenter/{{id}}/log.txt",
+    benchmark:
+        f"{STORE}/segmenter/{{id}}/benchmark.tsv"
+    threads: RUN.threads
+    resources:
+        gpu=RUN.gpus,
+        mem_mb=RUN.mem_mb,
+        runtime=RUN.runtime,
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"
+
+
+rule predict:
+    input:
+        upstream("predict"),
+    output:
+        manifest=f"{STORE}/predict/{{id}}/manifest.json",
+    params:
+        spec=spec("predict"),
+    log:
+        f"{STORE}/predict/{{id}}/log.txt",
+    benchmark:
+        f"{STORE}/predict/{{id}}/benchmark.tsv"
+    threads: RUN.threads
+    resources:
+        gpu=1,
+        mem_mb=RUN.mem_mb,
+        runtime=RUN.runtime,
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
+    shell:
+        "{WSSS} predict {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -1,0 +1,152 @@
+"""Multi-scale class activation maps, from a trained classifier to the score store.
+
+Each map is the sum over scales and mirrored images of ReLU(w_c . f), resized to a common size, divided by its maximum
+(+ 1e-5): the protocol of the PSA/IRN family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from wsss_core.config import Cams, validate
+from wsss_core.data.images import read_image
+from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.data.transforms import normalise
+from wsss_core.engine.models import TrainedModel, load_model
+from wsss_core.errors import UserError
+from wsss_core.stages import SPEC, Stage
+from wsss_core.store import ScoreWriter, join_stores, shard_ranges
+from wsss_core.systems.base import CamSystem
+
+SCORES = "scores.h5"
+_SHARD = 128
+_EPS = 1e-5
+
+
+def write_cams(stage: Stage) -> None:
+    """Do a cams stage. Output: `scores.h5`, the maps of each training image's classes, with the class scores as `extra/score`."""
+    parameters = {key: value for key, value in stage.parameters.items() if key != "split"}
+    config = validate(Cams, parameters, str(stage.output / SPEC))
+    index = read_index(stage.input("data"), stage.spec.files.get("root"))
+    records = index.split(stage.parameters["split"])
+    torch.set_num_threads(stage.threads)
+    device = "cuda" if stage.gpus and torch.cuda.is_available() else "cpu"
+    trained = load_model(stage.input("model"), device)
+    shards = [(stage.resume / f"shard-{begin:07d}.h5", records[begin:end]) for begin, end in shard_ranges(len(records), _SHARD)]
+    todo = [record for path, part in shards if not path.exists() for record in part]
+    images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "cams", len(todo))
+    for path, part in shards:
+        if path.exists():
+            continue
+        with ScoreWriter(path, index.num_classes) as writer:
+            for record in part:
+                image = next(images)
+                maps, scores = multiscale_cams(trained, image, config)
+                kept = _kept(config, record, scores)
+                normed = normalise_cams(maps[[c - 1 for c in kept]])
+                writer.add(record.id, normed, np.array(kept, np.int32), image.shape[:2], score=scores)
+    next(images, None)
+    join_stores([path for path, _ in shards], stage.output / SCORES)
+
+
+@torch.inference_mode()
+def multiscale_cams(trained: TrainedModel, image: np.ndarray, config: Cams) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the maps of one image over scales and flips.
+
+    Parameters
+    ----------
+    trained
+        A classifier.
+    image
+        uint8[H, W, 3].
+
+    Returns
+    -------
+    maps
+        float32[C-1, ceil(H/stride), ceil(W/stride)], not normalised.
+    scores
+        float32[C-1], class probabilities in [0, 1], averaged over scales and flips before the sigmoid.
+    """
+    system = trained.system
+    if not isinstance(system, CamSystem):
+        raise UserError(f"system {system.config.system} gives no class activation maps")
+    device = next(trained.model.parameters()).device
+    pixels = normalise(image, system.mean, system.std).unsqueeze(0).to(device)
+    height, width = image.shape[:2]
+    base = config.resize / max(height, width) if config.resize else 1.0
+    size = (-(-height // config.stride), -(-width // config.stride))
+    total: Tensor | None = None
+    logits = []
+    for scale in config.scales:
+        inputs = rescale(pixels, base * scale)
+        if config.flip:
+            inputs = torch.cat([inputs, inputs.flip(-1)])
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported()):
+            maps, scores = system.cams(trained.model, inputs)
+        maps = functional.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+        summed = maps[0] + maps[1].flip(-1) if config.flip else maps[0]
+        total = summed if total is None else total + summed
+        logits.append(scores.float().mean(dim=0))
+    assert total is not None
+    return total.cpu().numpy(), torch.stack(logits).mean(dim=0).sigmoid().cpu().numpy()
+
+
+def normalise_cams(maps: np.ndarray) -> np.ndarray:
+    """Divide each map of float32[K, h, w] by its maximum (+ 1e-5)."""
+    return maps / (maps.max(axis=(1, 2), keepdims=True) + _EPS)
+
+
+@torch.inference_mode()
+def classify(stage: Stage, index: DataIndex, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return class probabilities and image-level labels, both float32[N, C-1], of a split; one pass per image at its own size."""
+    torch.set_num_threads(stage.threads)
+    trained = load_model(stage.input("model"), "cuda" if stage.gpus and torch.cuda.is_available() else "cpu")
+    records = index.split(split)
+    plain = Cams(scales=(1.0,), flip=False)
+    images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "classify", len(records))
+    scores = [multiscale_cams(trained, image, plain)[1] for image in images]
+    return np.stack(scores), np.stack([index.multi_hot(record) for record in records])
+
+
+def _kept(config: Cams, record: Record, scores: np.ndarray) -> list[int]:
+    if config.classes == "image_labels":
+        return list(record.labels)
+    return [int(c) + 1 for c in np.flatnonzero(scores > 0.5)]
+
+
+def rescale(pixels: Tensor, factor: float) -> Tensor:
+    """Resize [N, 3, H, W] by a factor, with a low-pass filter where it shrinks."""
+    if factor == 1:
+        return pixels
+    size = [max(1, round(side * factor)) for side in pixels.shape[-2:]]
+    return functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1)
+
+
+class _Images:
+    """The images of some records, for a loader with workers."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        return read_image(self.paths[position])
+
+
+def read_ahead(index: DataIndex, records: list[Record], workers: int) -> Iterator[np.ndarray]:
+    """Yield the images of `records` in order, uint8[H, W, 3], read by `workers` processes ahead of time."""
+    images = _Images([index.image_path(record) for record in records])
+    yield from DataLoader(images, batch_size=None, num_workers=workers, collate_fn=_same)  # type: ignore[arg-type]
+
+
+def _same(image: np.ndarray) -> np.ndarray:
+    return image

@@ -1,0 +1,36 @@
+"""The configuration: every parameter, its default, unit and range. The only place where defaults live."""
+
+from wsss_core.config.base import Backbone, Block, Training
+from wsss_core.config.datasets import Coco14, Dataset, Folder, Shapes, Voc12
+from wsss_core.config.load import load_config, overlay, read_config, read_yaml, validate
+from wsss_core.config.pipeline import CamClassifier, Cams, Classifier, Evaluate, Experiment, Predict, Pseudo, Refine, Segmenter
+from wsss_core.config.root import Config, Report, Run, Table
+
+__all__ = [
+    "Backbone",
+    "Block",
+    "CamClassifier",
+    "Cams",
+    "Classifier",
+    "Coco14",
+    "Config",
+    "Dataset",
+    "Evaluate",
+    "Experiment",
+    "Folder",
+    "Predict",
+    "Pseudo",
+    "Refine",
+    "Report",
+    "Run",
+    "Segmenter",
+    "Shapes",
+    "Table",
+    "Training",
+    "Voc12",
+    "load_config",
+    "overlay",
+    "read_config",
+    "read_yaml",
+    "validate",
+]

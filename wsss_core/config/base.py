@@ -1,0 +1,82 @@
+"""What all configuration blocks share: strict keys, immutability, and the fields of everything that trains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Block(BaseModel):
+    """A section of the configuration: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Backbone(Block):
+    """Which timm network, its weights and its output stride."""
+
+    backbone: str = "resnet50"
+    """Any timm model name (`timm.list_models()`)."""
+    weights: str = "pretrained"
+    """`pretrained` (timm's default weights, downloaded once), `none` (random), or the path of a local .safetensors/.pth file."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels of the image per cell of the last feature map; the last stages are dilated instead of strided."""
+    mean: tuple[float, float, float] | None = None
+    """Channel means for images in [0, 1]; unset: those of the backbone's pretrained weights."""
+    std: tuple[float, float, float] | None = None
+    """Channel standard deviations for images in [0, 1]; unset: those of the backbone's pretrained weights."""
+
+
+class Training(Backbone):
+    """The training loop, the optimiser and the augmentation; every system that trains has these fields."""
+
+    epochs: Positive = 10
+    """Passes over the training images."""
+    batch_size: Positive = 16
+    """Images per optimiser step and device."""
+    accumulate: Positive = 1
+    """Batches whose gradients are summed (as a mean) before one optimiser step."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Update rule."""
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    """Initial learning rate of the backbone."""
+    head_lr_factor: Annotated[float, Field(gt=0)] = 10.0
+    """Learning rate of all newly initialised layers, as a multiple of `lr`."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD's momentum. Much published code in this field ran with about 1e-4 (weight decay passed in momentum's place)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty (SGD, Adam) or decoupled decay (AdamW)."""
+    schedule: Literal["poly", "step", "constant"] = "poly"
+    """Learning rate over steps: `poly` (1 - step/steps)^power, `step` (times gamma at each milestone), `constant`."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """Exponent of the `poly` schedule."""
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    """Fractions of the training at which the `step` schedule multiplies by gamma."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of the `step` schedule."""
+    warmup: Fraction = 0.0
+    """Fraction of the training over which the learning rate rises linearly from 0."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm; unset: no clipping."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of forward and backward passes; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory layout; `auto`: channels last for dense convolutions, not for depthwise ones (MobileNet, EfficientNet) or transformers."""
+    resize: tuple[Positive, Positive] | None = (320, 640)
+    """Longer side of the image in pixels, drawn uniformly from this range; unset: images keep their size."""
+    crop_size: Positive = 512
+    """Side of the square training crop in pixels; smaller images are padded (images with the mean, masks with ignore)."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of random changes of brightness, contrast and saturation."""
+
+    @model_validator(mode="after")
+    def _resize_is_a_range(self) -> Training:
+        if self.resize is not None and self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize must be [smallest, largest], got {list(self.resize)}")
+        return self

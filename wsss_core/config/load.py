@@ -1,0 +1,160 @@
+"""From a YAML file, or Snakemake's merged dictionary, to a checked `Config`: shared blocks, sweeps, one-line errors."""
+
+from __future__ import annotations
+
+import itertools
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from wsss_core.config.datasets import SOURCES
+from wsss_core.config.pipeline import Experiment
+from wsss_core.config.root import Config, Table
+from wsss_core.errors import UserError, did_you_mean
+
+SHARED = tuple(Experiment.model_fields)
+Model = TypeVar("Model", bound=BaseModel)
+TOP_LEVEL = (*Config.model_fields, *SHARED, "sweep")
+
+
+def read_config(*paths: str | Path) -> Config:
+    """Read one or more YAML files, later ones overlaid on earlier ones, and check the result."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = overlay(values, read_yaml(path))
+    return load_config(values, source=", ".join(map(str, paths)))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises `UserError` if the file is missing, no YAML or no mapping."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping with the keys {', '.join(TOP_LEVEL)}")
+    return values
+
+
+def load_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Expand shared blocks and sweeps, then validate. `source` names the file in errors.
+
+    Raises
+    ------
+    UserError
+        With one line naming the file, the experiment, the key, what was expected and the nearest valid name.
+    """
+    values = deepcopy(values)
+    for key in values:
+        if key not in TOP_LEVEL:
+            raise UserError(f"{source}: unknown key '{key}'{did_you_mean(key, TOP_LEVEL)}")
+    shared = {key: values.pop(key) for key in SHARED if key in values}
+    grid = values.pop("sweep", None) or {}
+    experiments = values.get("experiments")
+    if not isinstance(experiments, dict) or not experiments:
+        raise UserError(f"{source}: experiments: expected a mapping from a name to an experiment, with at least one entry")
+    expanded: dict[str, Any] = {}
+    for name, experiment in experiments.items():
+        if experiment is not None and not isinstance(experiment, dict):
+            raise UserError(f"{source}: experiments.{name}: expected a mapping, got {experiment!r}")
+        own = overlay(shared, experiment or {})
+        own_grid = own.pop("sweep", None) or grid
+        for suffix, variant in _grid(own, own_grid, f"{source}: experiments.{name}"):
+            if f"{name}{suffix}" in expanded:
+                raise UserError(f"{source}: experiments.{name}: sweep: two combinations are both named '{name}{suffix}'")
+            expanded[f"{name}{suffix}"] = variant
+    values["experiments"] = expanded
+    dataset = values.get("dataset")
+    if isinstance(dataset, dict) and "source" not in dataset and dataset.get("name") in SOURCES:
+        dataset["source"] = dataset["name"]
+    elif isinstance(dataset, dict) and "source" not in dataset:
+        raise UserError(f"{source}: dataset.source: missing; valid: {', '.join(SOURCES)}")
+    checked = validate(Config, values, source)
+    return checked if checked.tables else checked.model_copy(update={"tables": {checked.dataset.name: Table()}})
+
+
+def overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Merge two nested mappings; values of `top` win, `None` included. Neither argument is changed."""
+    merged = deepcopy(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = overlay(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def validate(model: type[Model], values: Any, source: str) -> Model:
+    """Validate `values` as `model`; the first error becomes a `UserError` of one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(model, error.errors()[0])}") from None
+
+
+def _grid(experiment: dict[str, Any], grid: Any, source: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (suffix of the name, experiment) for each combination of the sweep's values."""
+    if not isinstance(grid, dict) or any(not isinstance(v, list) or not v for v in grid.values()):
+        raise UserError(f"{source}: sweep: expected configuration keys with lists of values, got {grid!r}")
+    variants = []
+    for combination in itertools.product(*grid.values()):
+        variant = deepcopy(experiment)
+        for key, value in zip(grid, combination, strict=True):
+            *path, last = key.split(".")
+            block = variant
+            for step in path:
+                block = block.setdefault(step, {})
+                if not isinstance(block, dict):
+                    raise UserError(f"{source}: sweep.{key}: '{step}' is not a block")
+            block[last] = value
+        suffix = "".join(f",{key.rsplit('.')[-1]}={_short(value)}" for key, value in zip(grid, combination, strict=True))
+        variants.append((suffix, variant))
+    return variants
+
+
+def _short(value: Any) -> str:
+    text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "".join(c if c.isalnum() or c in "_.+-" else "-" for c in text)
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """One clause for a pydantic error: the key, what was expected, what was found, the nearest valid name."""
+    # Discriminated unions put the chosen tag into the location; it is no key of the file.
+    location = [str(part) for part in error["loc"] if part not in SOURCES and not str(part).endswith("]")]
+    key = ".".join(location) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{did_you_mean(location[-1], _siblings(model, error['loc']))}"
+    if error["type"] == "literal_error":
+        expected = error["ctx"]["expected"]
+        hint = did_you_mean(str(error["input"]), [v.strip().strip("'") for v in expected.replace(" or ", ", ").split(",")])
+        return f"{key}: expected {expected}, got {error['input']!r}{hint if hint.startswith('; did') else ''}"
+    if error["type"] == "union_tag_invalid":
+        return f"{key}: {error['msg']}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {error['input']!r}" if "got" not in message else f"{key}: {message}"
+
+
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The valid keys at the place of an unknown one: walk the models along the error's location."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        steps = []
+        for candidate in candidates:
+            if part in candidate.model_fields:
+                steps += _models_in(candidate.model_fields[str(part)].annotation)
+        candidates = steps or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]

@@ -1,0 +1,123 @@
+"""The blocks of one experiment, in the order of the pipeline: classifier, CAMs, refinement, pseudo masks, segmenter, prediction, evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from wsss_core.config.base import Block, Fraction, Positive, Training
+
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
+CrfPreset = Literal["soft", "labels", "muscle", "vitpcm"]
+
+
+class CamClassifier(Training):
+    """System `cam`: a plain multi-label classifier whose last feature map gives the class activation maps."""
+
+    system: Literal["cam"] = "cam"
+    """Plain classifier."""
+
+
+# A system of a later paper joins here: `Classifier = Annotated[CamClassifier | Puzzle | ..., Field(discriminator="system")]`.
+Classifier = CamClassifier
+
+
+class Cams(Block):
+    """Multi-scale class activation maps."""
+
+    scales: Scales = (0.5, 1.0, 1.5, 2.0)
+    """Sizes of the image, relative to `resize`, whose maps are summed."""
+    flip: bool = True
+    """Also sum the maps of the mirrored image."""
+    resize: Positive | None = None
+    """Longer side in pixels at scale 1; unset: the image's own size."""
+    classes: Literal["image_labels", "predicted"] = "image_labels"
+    """Which maps are kept: those of the image's labels, or of the classes that the classifier predicts (for images without labels)."""
+    stride: Literal[1, 2, 4, 8, 16] = 4
+    """Pixels of the image per cell of the stored maps."""
+
+
+class Refine(Block):
+    """From CAMs to better scores."""
+
+    method: Literal["none", "crf"] = "crf"
+    """`none` (CAMs as they are) or `crf` (dense CRF on softened CAMs, present labels only)."""
+    background: Annotated[float, Field(gt=0, le=1)] | None = 0.25
+    """Constant score of the background channel; a CAM above it is foreground. Unset: `background_power` is used."""
+    background_power: Annotated[float, Field(gt=0)] = 4.0
+    """Background score (1 - max over classes of the CAM)^power (PSA), when `background` is unset."""
+    crf: CrfPreset = "soft"
+    """Named parameter set of the dense CRF."""
+
+
+class Pseudo(Block):
+    """From scores to pseudo masks."""
+
+    threshold: Fraction = 0.3
+    """Background threshold: a pixel whose best class scores no more than this is background. Not used after a refinement that weighs the background itself (`refine.background`)."""
+    crf: Literal["none", "labels"] = "none"
+    """`labels`: a dense CRF on the thresholded labels (IRN, Puzzle-CAM, ISIM)."""
+
+
+class Segmenter(Training):
+    """System `segment`: a segmentation network trained on pseudo masks (or, as the upper bound, on the true masks)."""
+
+    system: Literal["segment"] = "segment"
+    """Segmentation network."""
+    decoder: Literal["deeplabv2", "deeplabv3", "deeplabv3plus", "unet"] = "deeplabv3plus"
+    """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip) or UNet (a skip at every level)."""
+    decoder_channels: Positive = 256
+    """Width of the decoder."""
+
+
+class Predict(Block):
+    """Test path of the segmenter."""
+
+    scales: Scales = (1.0,)
+    """Sizes of the image whose probabilities are averaged."""
+    flip: bool = True
+    """Also average the mirrored image's probabilities."""
+    resize: Positive | None = None
+    """Longer side in pixels at scale 1; unset: the image's own size."""
+    crf: Literal["none", "soft", "muscle", "vitpcm"] = "none"
+    """Dense CRF on the averaged probabilities."""
+    split: Literal["val", "test"] = "val"
+    """Split that is predicted and, where masks exist, evaluated."""
+
+
+class Evaluate(Block):
+    """What the evaluation computes."""
+
+    thresholds: Annotated[int, Field(ge=5, le=1000)] = 100
+    """Number of evenly spaced background thresholds of the curve: 0, 1/n, ..., (n-1)/n."""
+
+
+class Experiment(Block):
+    """One chain from images and tags to a trained segmenter; every block has defaults."""
+
+    supervision: Literal["image_labels", "masks"] = "image_labels"
+    """`image_labels`: weak supervision. `masks`: the fully supervised upper bound, the same segmenter trained on the true masks."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """One run of the chain per seed; tables show mean and standard deviation over them."""
+    classifier: Classifier = CamClassifier()
+    """The network whose CAMs are the first guess."""
+    cams: Cams = Cams()
+    """Multi-scale class activation maps."""
+    refine: Refine = Refine()
+    """Refinement of the CAMs."""
+    pseudo: Pseudo = Pseudo()
+    """Pseudo masks."""
+    segmenter: Segmenter | None = Segmenter()
+    """The segmentation network; `null` ends the chain at the pseudo masks."""
+    predict: Predict = Predict()
+    """Prediction with the segmenter."""
+    evaluate: Evaluate = Evaluate()
+    """Evaluation."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds must be distinct, got {list(seeds)}")
+        return seeds

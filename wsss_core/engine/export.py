@@ -1,0 +1,47 @@
+"""A segmenter as one file that runs without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wsss_core.engine.models import load_model
+from wsss_core.errors import UserError
+from wsss_core.files import atomic_path
+
+
+class _Probabilities(nn.Module):
+    """Images in [0, 1] to class probabilities, normalisation included."""
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images - self.mean) / self.std).softmax(dim=1)
+
+
+def export_model(directory: Path, output: Path, size: int) -> None:
+    """Write TorchScript (`.pt`) or ONNX (`.onnx`, needs the package `onnx`): images [N, 3, H, W] in [0, 1] to probabilities [N, C, H, W].
+
+    TorchScript is traced at `size` x `size` pixels; the result takes that size. Raises `UserError` for another suffix.
+    """
+    trained = load_model(directory)
+    wrapped = _Probabilities(trained.model, trained.system.mean, trained.system.std).eval()
+    example = torch.zeros(1, 3, size, size)
+    if output.suffix == ".pt":
+        traced = torch.jit.trace(wrapped, example, check_trace=False)
+        with atomic_path(output) as temporary:
+            torch.jit.save(traced, str(temporary))
+    elif output.suffix == ".onnx":
+        try:
+            with atomic_path(output) as temporary:
+                torch.onnx.export(wrapped, (example,), str(temporary), input_names=["images"], output_names=["probabilities"], dynamo=False)
+        except ImportError as error:
+            raise UserError(f"{output}: ONNX export needs a package that is not installed ({error})") from None
+    else:
+        raise UserError(f"{output}: expected a name ending in .pt (TorchScript) or .onnx")

@@ -1,0 +1,214 @@
+"""The training loop (Lightning Fabric): devices, precision, accumulation, schedule, checkpoints, metrics.
+
+All randomness of an epoch follows from (seed, epoch): the order of the images, each image's augmentation and the
+network's own (dropout). A checkpoint is therefore weights, optimiser and history alone, and a resumed run sees what an
+undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wsss_core.config import Training
+from wsss_core.data.dataset import EpochSampler, SeededDataset, stable_seed
+from wsss_core.data.index import DataIndex, read_index
+from wsss_core.engine.models import save_model
+from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
+from wsss_core.errors import UserError
+from wsss_core.files import atomic_path, write_text
+from wsss_core.nn.backbones import prefers_channels_last
+from wsss_core.stages import SPEC, Stage
+from wsss_core.systems import make_system
+from wsss_core.systems.base import Progress, System
+
+CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train(stage: Stage) -> None:
+    """Do a classifier or segmenter stage: train the system of the spec and save the model and its metrics.
+
+    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `tensorboard/`.
+    """
+    seed = stage.spec.seed or 0
+    index = read_index(stage.input("data"), stage.spec.files.get("root"))
+    parameters = dict(stage.parameters)
+    if "weights" in stage.spec.files:
+        parameters["weights"] = stage.spec.files["weights"]
+    system = make_system(parameters, index.num_classes, str(stage.output / SPEC))
+    torch.manual_seed(seed)
+    torch.set_num_threads(stage.threads)
+    model = system.build()
+    history = _Fit(stage, system, model, index, seed).run()
+    if int(stage.spec.run.get("rank", 0)) == 0 and history is not None:
+        save_model(stage.output, model, stage.parameters, index.classes)
+        write_text(stage.output / METRICS, pd.DataFrame(history).to_csv(index=False))
+
+
+def make_fabric(config: Training, gpus: int) -> Fabric:
+    """Return the devices and precision for a training; `auto` precision is bf16 where a GPU has it, else fp32."""
+    cuda = gpus > 0 and torch.cuda.is_available()
+    count = min(gpus, torch.cuda.device_count()) if cuda else 1
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+    strategy = "ddp" if count > 1 else "auto"
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=count, strategy=strategy, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
+
+
+@dataclass
+class _Sums:
+    """Running sums of the loss terms, kept on the device so that a GPU never waits for them."""
+
+    terms: dict[str, Tensor]
+    batches: int = 0
+    images: int = 0
+
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        for name, value in losses.items():
+            self.terms[name] = self.terms.get(name, torch.zeros((), device=value.device)) + value.detach()
+        self.batches += 1
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / max(self.batches, 1) for name, value in self.terms.items()}
+
+
+class _Fit:
+    """One training run."""
+
+    def __init__(self, stage: Stage, system: System, model: nn.Module, index: DataIndex, seed: int) -> None:
+        self.stage, self.system, self.index, self.seed = stage, system, index, seed
+        self.config: Training = system.config
+        self.fabric = make_fabric(self.config, stage.gpus)
+        self.fabric.launch()
+        channels_last = prefers_channels_last(model) if self.config.channels_last == "auto" else self.config.channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        optimiser = make_optimiser(self.config, system.parameter_groups(model))
+        self.raw_model = model
+        self.model, self.optimiser = self.fabric.setup(model, optimiser)
+        records = index.split("train")
+        data = SeededDataset(records, system.load(index, stage.spec.inputs), seed)
+        self.sampler = EpochSampler(len(records), seed, rank=self.fabric.global_rank, world_size=self.fabric.world_size)
+        self.loader = DataLoader(
+            data,
+            batch_size=self.config.batch_size,
+            sampler=self.sampler,
+            # A last, smaller batch would weigh its images more, and one image alone breaks batch normalisation.
+            drop_last=len(self.sampler) >= self.config.batch_size,
+            num_workers=int(stage.spec.run.get("workers", 0)),
+            persistent_workers=int(stage.spec.run.get("workers", 0)) > 0,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        self.steps_per_epoch = -(-len(self.loader) // self.config.accumulate)
+        self.steps = self.steps_per_epoch * self.config.epochs
+        self.history: list[dict[str, Any]] = []
+        stage.facts["precision"] = str(self.fabric.strategy.precision.precision)
+        stage.facts["channels_last"] = channels_last
+
+    def run(self) -> list[dict[str, Any]] | None:
+        """Train to the end; return the metrics of each epoch, or None on all but the first process."""
+        first = self._resume()
+        writer = self._tensorboard()
+        for epoch in range(first, self.config.epochs):
+            row = self._epoch(epoch)
+            self.history.append(row)
+            if self.fabric.is_global_zero:
+                terms = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "step", "lr", "images_per_second"))
+                self.stage.log(f"epoch {epoch + 1}/{self.config.epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s")
+                if writer:
+                    for name, value in row.items():
+                        writer.add_scalar(name, value, row["step"])
+                self._save(epoch)
+            self.fabric.barrier()
+        if writer:
+            writer.close()
+        return self.history if self.fabric.is_global_zero else None
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
+        self.system.before_epoch(self.raw_model, epoch, self.index)
+        self.model.train()
+        self.sampler.set_epoch(epoch)
+        sums, start = _Sums({}), time.monotonic()
+        batches = self.loader
+        tracked = self.stage.track(batches, f"epoch {epoch + 1}/{self.config.epochs}", len(batches), status=lambda: _status(sums, start))
+        for position, batch in enumerate(tracked):
+            losses = self._step(epoch, position, batch)
+            sums.add(losses, len(batch["image"]))
+        means = {name: float(self.fabric.all_reduce(torch.tensor(value), reduce_op="mean")) for name, value in sums.means().items()}
+        total = sum(means.values())
+        if total != total or total in (float("inf"), float("-inf")):
+            raise UserError(f"{self.stage.output / SPEC}: the loss is {total} after epoch {epoch + 1}; try a smaller lr or clip_norm")
+        rate = sums.images * self.fabric.world_size / (time.monotonic() - start)
+        lr = self.optimiser.param_groups[0]["lr"]
+        return {"step": (epoch + 1) * self.steps_per_epoch, "epoch": epoch + 1, "lr": lr, **means, "total": total, "images_per_second": round(rate, 2)}
+
+    def _step(self, epoch: int, position: int, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Forward and backward of one batch; an optimiser step when enough batches have been accumulated."""
+        accumulate = self.config.accumulate
+        step = epoch * self.steps_per_epoch + position // accumulate
+        last = position + 1 == len(self.loader)
+        updates = (position + 1) % accumulate == 0 or last
+        # The epoch's last group of batches may be smaller.
+        group = (len(self.loader) - 1) % accumulate + 1 if position // accumulate == (len(self.loader) - 1) // accumulate else accumulate
+        batch = {name: value.to(self.fabric.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        batch["image"] = batch["image"].contiguous(memory_format=self.memory_format)
+        with self.fabric.no_backward_sync(self.model, enabled=not updates):
+            losses = self.system.losses(self.model, batch, Progress(epoch, step, self.steps))
+            self.fabric.backward(torch.stack(list(losses.values())).sum() / group)
+        if updates:
+            set_lr(self.optimiser, lr_factor(self.config, step, self.steps))
+            if self.config.clip_norm is not None:
+                self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.config.clip_norm)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        return losses
+
+    def _save(self, epoch: int) -> None:
+        state = {
+            "epoch": epoch + 1,
+            "model": self.raw_model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "history": self.history,
+        }
+        with atomic_path(self.stage.resume / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+        write_text(self.stage.output / METRICS, pd.DataFrame(self.history).to_csv(index=False))
+
+    def _resume(self) -> int:
+        """Load the last checkpoint, if there is one; return the first epoch to do."""
+        path = self.stage.resume / CHECKPOINT
+        if not path.exists():
+            return 0
+        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.raw_model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.history = state["history"]
+        self.stage.log(f"resumes after epoch {state['epoch']}")
+        return int(state["epoch"])
+
+    def _tensorboard(self) -> Any:
+        if not (self.stage.spec.run.get("tensorboard") and self.fabric.is_global_zero):
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("run.tensorboard: TensorBoard is not installed; pip install 'wsss-core[tensorboard]'") from None
+        return SummaryWriter(str(self.stage.output / TENSORBOARD))
+
+
+def _status(sums: _Sums, start: float) -> str:
+    terms = "  ".join(f"{name} {value:.4f}" for name, value in sums.means().items())
+    return f"{terms}  {sums.images / (time.monotonic() - start):.1f} images/s"

@@ -1,0 +1,1 @@
+"""Figures of merit: confusion matrices, threshold curves, classification metrics, and the `evaluate` stage."""

@@ -1,0 +1,226 @@
+"""The `evaluate` stage: judges a classifier, scores, pseudo masks or predictions against the truth of a split.
+
+The one stage that opens pixel masks to compute figures. Every figure carries how it came about: split, threshold and its rule,
+and the protocol that the plan hands in (image labels, CRF, scales, flip).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss_core.data.images import IGNORE, read_mask
+from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.data.truth import mask_path, read_truth
+from wsss_core.errors import UserError
+from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
+from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
+from wsss_core.files import write_json
+from wsss_core.refine.pool import map_images
+from wsss_core.refine.scores import open_store, upsample
+from wsss_core.stages import Stage
+
+SCORES, MASKS = ("cams", "refine"), ("pseudo", "segmenter")
+FIGURES, CONFUSION, PER_CLASS, THRESHOLDS = "figures.json", "confusion.npy", "per_class.csv", "thresholds.csv"
+_CHUNK = 32
+_FEW_IMAGES = 256
+"""Up to here one process is faster than starting more."""
+
+
+@dataclass
+class Counts:
+    """What the images of a chunk add up to.
+
+    Attributes
+    ----------
+    confusion
+        int64[C, C] of the masks, or of the argmax over all channels of the scores.
+    histogram
+        int64[C, C-1, T+1] of the scores, see `thresholds.score_histogram`.
+    with_background, without_background
+        Number of images whose scores have a background channel, and whose have foreground channels alone.
+    """
+
+    confusion: np.ndarray
+    histogram: np.ndarray | None = None
+    with_background: int = 0
+    without_background: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add another chunk."""
+        self.confusion += other.confusion
+        if self.histogram is not None and other.histogram is not None:
+            self.histogram += other.histogram
+        self.with_background += other.with_background
+        self.without_background += other.without_background
+
+
+def evaluate(stage: Stage) -> None:
+    """Compute the figures of `parameters["subject"]` on `parameters["split"]`.
+
+    Writes `figures.json` always, and, apart from the classifier's, where the split has masks: `confusion.npy` (int64[C, C] at the
+    rule that is no oracle), `per_class.csv`, and for scores `thresholds.csv`. A split without masks is no error: its list of
+    figures is empty and the log says so.
+
+    Raises
+    ------
+    UserError
+        If some images of the split lack a mask, a size differs from the truth's, or a prediction holds a wrong label.
+    """
+    parameters = stage.parameters
+    subject, split = parameters["subject"], parameters["split"]
+    index = read_index(stage.input("data"), stage.spec.files.get("root"))
+    records = index.split(split)
+    result: dict[str, Any] = {"subject": subject, "split": split, "protocol": parameters.get("protocol", {}), "images": len(records)}
+    if subject == "classifier":
+        result["figures"] = [_judge_classifier(stage, index, split)]
+    elif all(record.mask is None for record in records):
+        stage.log(f"the split '{split}' has no masks: no figures of {subject}")
+        result["figures"] = []
+    elif subject in MASKS:
+        result["figures"] = [_judge_masks(stage, index, records)]
+    elif subject in SCORES:
+        result.update(_judge_scores(stage, index, records))
+    else:
+        raise UserError(f"{stage.output}: parameters.subject: expected classifier, cams, refine, pseudo or segmenter, got '{subject}'")
+    write_json(stage.output / FIGURES, result)
+
+
+def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, Any]:
+    from wsss_core.evaluate.classification import classification_metrics
+    from wsss_core.predict import classify
+
+    metrics = classification_metrics(*classify(stage, index, split))
+    ap = dict(zip(index.classes[1:], metrics["ap"].tolist(), strict=True))
+    _write_csv(stage, PER_CLASS, [{"class": name, "ap": value} for name, value in ap.items()])
+    stage.log(f"mAP {metrics['map']:.4f}, accuracy {metrics['accuracy']:.4f}")
+    return {"rule": "none", "threshold": None, **{key: metrics[key] for key in ("map", "accuracy", "exact_match")}, "ap": ap}
+
+
+def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
+    counts = _count_all(stage, partial(count_masks, _light(index), stage.input("masks", "masks")), records)
+    threshold = stage.parameters.get("threshold")  # of the pseudo masks; a segmenter has none
+    figure = _figure("argmax" if threshold is None else "fixed", threshold, counts.confusion, index.classes)
+    _write_details(stage, counts.confusion, [figure])
+    return figure
+
+
+def _judge_scores(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
+    steps, fixed = stage.parameters["thresholds"], stage.parameters.get("threshold")
+    grid = [i / steps for i in range(steps)]
+    both = sorted({*grid, *([] if fixed is None else [fixed])})
+    counts = _count_all(stage, partial(count_scores, _light(index), stage.input("scores", "scores.h5"), both), records)
+    assert counts.histogram is not None
+    matrices = dict(zip(both, curve(counts.histogram), strict=True))
+    if counts.with_background and counts.without_background:
+        raise UserError(f"{stage.input('scores', 'scores.h5')}: some images have a background channel and some have none")
+    if counts.with_background:
+        matrix = counts.confusion
+        figures = [_figure("argmax", None, matrix, index.classes)]
+    elif fixed is None:
+        raise UserError(f"{stage.output}: parameters.threshold: missing; scores without a background channel need one")
+    else:
+        matrix = matrices[fixed]
+        figures = [_figure("fixed", fixed, matrix, index.classes)]
+    metrics = segmentation_metrics(np.stack([matrices[t] for t in grid]))
+    if not np.isnan(metrics["miou"]).all():  # the lowest of equally good thresholds
+        oracle = grid[int(np.nanargmax(metrics["miou"]))]
+        figures.append(_figure("oracle", oracle, matrices[oracle], index.classes))
+    table = {"threshold": grid, **{name: metrics[name].tolist() for name in ("miou", "mfdr", "mfnr")}}
+    _write_csv(stage, THRESHOLDS, [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
+    _write_details(stage, matrix, figures)
+    return {"figures": figures, "curve": table}
+
+
+def count_masks(index: DataIndex, directory: Path, records: Sequence[Record]) -> Counts:
+    """Count the pixels of predicted masks `directory/<id>.png`."""
+    counts = Counts(np.zeros((index.num_classes, index.num_classes), np.int64))
+    for record in records:
+        path, truth = directory / f"{record.id}.png", read_truth(index, record)
+        mask = read_mask(path, index.num_classes)
+        if mask.shape != truth.shape:
+            raise UserError(f"{path}: is {_pixels(mask)} pixels, the true mask {mask_path(index, record)} {_pixels(truth)}")
+        if (mask == IGNORE).any():
+            raise UserError(f"{path}: holds ignored pixels ({IGNORE}); a prediction must decide every pixel")
+        counts.confusion += confusion_matrix(truth, mask, index.num_classes)
+    return counts
+
+
+def count_scores(index: DataIndex, path: Path, thresholds: Sequence[float], records: Sequence[Record]) -> Counts:
+    """Count the pixels of the scores in a store, resized to the image, at every threshold.
+
+    Where there is a background channel (class 0), also by the argmax over all channels; background wins ties.
+    """
+    c = index.num_classes
+    counts = Counts(np.zeros((c, c), np.int64), np.zeros((c, c - 1, len(thresholds) + 1), np.int64))
+    store = open_store(path)
+    for record in records:
+        scores, classes = store.read(record.id)
+        size = store.size(record.id)
+        truth = read_truth(index, record, size)
+        scores = upsample(scores, size)
+        best, best_class = best_foreground(scores[classes > 0], classes[classes > 0])
+        counts.histogram += score_histogram(best, best_class, truth, thresholds, c)
+        if 0 in classes:
+            labels = np.where(best > scores[classes == 0][0], best_class, 0)
+            counts.confusion += confusion_matrix(truth, labels, c)
+            counts.with_background += 1
+        elif len(classes):
+            counts.without_background += 1
+        else:  # nothing was found in the image: background everywhere, under either rule
+            counts.confusion += confusion_matrix(truth, np.zeros_like(truth), c)
+    return counts
+
+
+def _count_all(stage: Stage, count: Callable[[Sequence[Record]], Counts], records: Sequence[Record]) -> Counts:
+    """Add up the chunks of a split, in `stage.threads` processes unless the images are few. Integers: the order is of no matter."""
+    chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+    processes = stage.threads if len(records) > _FEW_IMAGES else 1
+    results = map_images(count, chunks, processes, stage, f"evaluating chunks of {_CHUNK} images")
+    total = next(results)  # a split is never empty
+    for counts in results:
+        total.add(counts)
+    return total
+
+
+def _light(index: DataIndex) -> DataIndex:
+    """The index without its records: what a worker needs to find and check files."""
+    return dataclasses.replace(index, splits={})
+
+
+def _figure(rule: str, threshold: float | None, matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    metrics = segmentation_metrics(matrix)
+    per_class = {key: dict(zip(classes, metrics[key].tolist(), strict=True)) for key in ("iou", "fdr", "fnr")}
+    return {"rule": rule, "threshold": threshold, **{key: metrics[key] for key in ("miou", "mfdr", "mfnr")}, **per_class}
+
+
+def _write_details(stage: Stage, matrix: np.ndarray, figures: Sequence[dict[str, Any]]) -> None:
+    with stage.write(CONFUSION) as path, open(path, "wb") as file:
+        np.save(file, matrix, allow_pickle=False)
+    rows = []
+    for figure in figures:
+        start = {"rule": figure["rule"], "threshold": figure["threshold"]}
+        rows += [{**start, "class": name, **{key: figure[key][name] for key in ("iou", "fdr", "fnr")}} for name in figure["iou"]]
+        at = "" if figure["threshold"] is None else f" {figure['threshold']:g}"
+        stage.log(f"{figure['rule']}{at}: mIoU {figure['miou']:.4f}, mFDR {figure['mfdr']:.4f}, mFNR {figure['mfnr']:.4f}")
+    _write_csv(stage, PER_CLASS, rows)
+
+
+def _write_csv(stage: Stage, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows of equal keys; None and NaN become empty fields."""
+    rows = list(rows)
+    with stage.write(name) as path, open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value is None or value != value else value for key, value in row.items()} for row in rows)
+
+
+def _pixels(mask: np.ndarray) -> str:
+    return f"{mask.shape[1]}x{mask.shape[0]}"

@@ -1,0 +1,1 @@
+"""Network parts: backbones, heads and decoders. Nothing here knows of systems or losses."""

@@ -1,0 +1,234 @@
+"""From a configuration to content-addressed stages: what depends on what, ids, directories, readable names.
+
+Pure: no file is read here (checksums of what lies outside are handed in), no torch.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wsss_core.config import Config, Experiment, Training
+from wsss_core.data.sources import spec_files, spec_parameters
+from wsss_core.revisions import REVISIONS
+
+ID_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Checksums of what comes from outside the project."""
+
+    images: str = ""
+    """Of the images, their lists and labels."""
+    masks: str = ""
+    """Of the masks, apart: other masks change evaluations, never a pseudo mask."""
+    weights: Callable[[str], str] = lambda path: path
+    """From the path of a local weights file to its SHA-256."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One node of the graph.
+
+    Attributes
+    ----------
+    kind
+        data, classifier, cams, crf, pseudo, segmenter, predict or evaluate; the folder in the store.
+    parameters
+        All that decides the result beside the upstream stages and the seed. JSON values.
+    upstream
+        The stages it builds on, by role.
+    seed
+        None for stages without randomness of their own.
+    files
+        Places outside the project, by role; not part of the id.
+    """
+
+    kind: str
+    revision: int
+    parameters: dict[str, Any]
+    upstream: dict[str, Stage] = field(default_factory=dict)
+    seed: int | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """First hex digits of the SHA-256 over canonical JSON of all that decides the result."""
+        content = {
+            "stage": self.kind,
+            "revision": self.revision,
+            "parameters": self.parameters,
+            "seed": self.seed,
+            "upstream": {role: stage.id for role, stage in self.upstream.items()},
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One experiment with one seed.
+
+    Attributes
+    ----------
+    stages
+        The stages by readable name (data, classifier, cams, refine, pseudo, segmenter, predict), in order.
+    evaluations
+        The evaluate stages by what they judge (classifier, cams, refine, pseudo, segmenter).
+    """
+
+    name: str
+    seed: int
+    experiment: Experiment
+    stages: dict[str, Stage]
+    evaluations: dict[str, Stage]
+
+    @property
+    def all_stages(self) -> dict[str, Stage]:
+        """Both, evaluations under `evaluate-<subject>`."""
+        return {**self.stages, **{f"evaluate-{name}": stage for name, stage in self.evaluations.items()}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All experiments of a configuration and the stages they share."""
+
+    config: Config
+    chains: tuple[Chain, ...]
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage once, by `<kind>/<id>`, upstream before downstream."""
+        found: dict[str, Stage] = {}
+        for chain in self.chains:
+            for stage in chain.all_stages.values():
+                for each in _with_upstream(stage):
+                    found.setdefault(f"{each.kind}/{each.id}", each)
+        return found
+
+    @property
+    def root(self) -> Path:
+        """`results/<data set>`."""
+        return Path(self.config.results) / self.config.dataset.name
+
+    def directory(self, stage: Stage) -> Path:
+        """`results/<data set>/store/<kind>/<id>`."""
+        return self.root / "store" / stage.kind / stage.id
+
+    def chain_directory(self, chain: Chain) -> Path:
+        """`results/<data set>/experiments/<name>/seed<k>`."""
+        return self.root / "experiments" / chain.name / f"seed{chain.seed}"
+
+    def chains_of_table(self, name: str) -> tuple[Chain, ...]:
+        """The experiments of a table, by its names and patterns."""
+        patterns = self.config.tables[name].experiments or ("*",)
+        return tuple(chain for chain in self.chains if any(fnmatch.fnmatchcase(chain.name, pattern) for pattern in patterns))
+
+    def spec(self, stage: Stage) -> dict[str, Any]:
+        """What `spec.json` holds: see `wsss_core.stages.Spec`."""
+        return {
+            "stage": stage.kind,
+            "id": stage.id,
+            "revision": stage.revision,
+            "parameters": stage.parameters,
+            "seed": stage.seed,
+            "upstream": {role: each.id for role, each in stage.upstream.items()},
+            "inputs": {role: str(self.directory(each)) for role, each in stage.upstream.items()},
+            "files": stage.files,
+            "run": {"workers": self.config.run.workers, "tensorboard": self.config.run.tensorboard},
+            "output": str(self.directory(stage)),
+        }
+
+
+def make_plan(config: Config, outside: Outside) -> Plan:
+    """Turn every experiment and seed into its chain of stages."""
+    chains = [_chain(config, name, experiment, seed, outside) for name, experiment in config.experiments.items() for seed in experiment.seeds]
+    return Plan(config, tuple(chains))
+
+
+def _with_upstream(stage: Stage) -> Iterator[Stage]:
+    for upstream in stage.upstream.values():
+        yield from _with_upstream(upstream)
+    yield stage
+
+
+def _chain(config: Config, name: str, experiment: Experiment, seed: int, outside: Outside) -> Chain:
+    builder = _ChainBuilder(config, experiment, seed, outside)
+    if experiment.supervision == "image_labels":
+        builder.weak_labels()
+    if experiment.segmenter is not None:
+        builder.segmenter()
+    return Chain(name, seed, experiment, builder.stages, builder.evaluations)
+
+
+class _ChainBuilder:
+    """Adds the stages of one experiment, in the order of the pipeline."""
+
+    def __init__(self, config: Config, experiment: Experiment, seed: int, outside: Outside) -> None:
+        self.config, self.experiment, self.seed, self.outside = config, experiment, seed, outside
+        self.files = spec_files(config.dataset)
+        self.data = Stage("data", REVISIONS["data"], {"dataset": {**spec_parameters(config.dataset), "content": outside.images}}, files=self.files)
+        self.stages: dict[str, Stage] = {"data": self.data}
+        self.evaluations: dict[str, Stage] = {}
+
+    def weak_labels(self) -> None:
+        """Classifier, CAMs, refinement and pseudo masks."""
+        experiment = self.experiment
+        classifier = self._train("classifier", experiment.classifier)
+        self._evaluate("classifier", {"split": "val"}, {"image_labels": False, "scales": [1.0], "flip": False}, model=classifier)
+        scores = self._add("cams", "cams", {**experiment.cams.model_dump(mode="json"), "split": "train"}, model=classifier)
+        cams = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
+        protocol = {**cams, "image_labels": experiment.cams.classes == "image_labels", "crf": "none"}
+        threshold: float | None = experiment.pseudo.threshold
+        curve = {"split": "train", **experiment.evaluate.model_dump(mode="json")}
+        self._evaluate("cams", {**curve, "threshold": threshold}, protocol, scores=scores)
+        if experiment.refine.method == "crf":
+            scores = self._add("refine", "crf", experiment.refine.model_dump(mode="json", exclude={"method"}), scores=scores)
+            protocol = {**protocol, "crf": experiment.refine.crf}
+            threshold = None  # these scores have a background channel, which decides
+            self._evaluate("refine", {**curve, "threshold": threshold}, protocol, scores=scores)
+        pseudo = self._add("pseudo", "pseudo", {**experiment.pseudo.model_dump(mode="json"), "threshold": threshold}, scores=scores)
+        used = [name for name in (protocol["crf"], experiment.pseudo.crf) if name != "none"]
+        self._evaluate("pseudo", {"split": "train"}, {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}, masks=pseudo)
+
+    def segmenter(self) -> None:
+        """Segmenter, its predictions and their evaluation."""
+        experiment = self.experiment
+        assert experiment.segmenter is not None
+        if experiment.supervision == "masks":
+            labels: dict[str, Stage] = {}
+            extra = {"supervision": "masks", "masks": self.outside.masks}
+        else:
+            labels, extra = {"pseudo": self.stages["pseudo"]}, {"supervision": "pseudo masks"}
+        model = self._train("segmenter", experiment.segmenter, extra, **labels)
+        predictions = self._add("predict", "predict", experiment.predict.model_dump(mode="json"), model=model)
+        protocol = {**experiment.predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": False}
+        self._evaluate("segmenter", {"split": experiment.predict.split}, {**protocol, "supervision": experiment.supervision}, masks=predictions)
+
+    def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
+        parameters = training.model_dump(mode="json")
+        files = dict(self.files)
+        if training.weights not in ("pretrained", "none"):
+            files["weights"] = training.weights
+            parameters["weights"] = f"sha256:{self.outside.weights(training.weights)}"
+        revision = REVISIONS[f"{kind}.{parameters['system']}"]
+        stage = Stage(kind, revision, {**parameters, **(extra or {})}, {"data": self.data, **upstream}, self.seed, files)
+        self.stages[kind] = stage
+        return stage
+
+    def _add(self, name: str, kind: str, parameters: dict[str, Any], **upstream: Stage) -> Stage:
+        stage = Stage(kind, REVISIONS[kind], parameters, {"data": self.data, **upstream}, files=self.files)
+        self.stages[name] = stage
+        return stage
+
+    def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: Stage) -> None:
+        """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes."""
+        parameters = {"subject": subject, **parameters, "protocol": protocol, "masks": self.outside.masks}
+        self.evaluations[subject] = Stage("evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files)

@@ -1,0 +1,147 @@
+"""The test path of a trained segmenter: multi-scale, flip, optional dense CRF; for the workflow and for a person's own images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsss_core.cams import classify, read_ahead, rescale
+from wsss_core.config import Predict, validate
+from wsss_core.data.images import overlay_mask, read_image, save_mask
+from wsss_core.data.index import read_index
+from wsss_core.data.transforms import normalise
+from wsss_core.engine.models import DESCRIPTION, load_model
+from wsss_core.errors import UserError
+from wsss_core.files import atomic_path
+from wsss_core.refine.crf import crf_soft
+from wsss_core.stages import SPEC, Stage
+from wsss_core.systems.segment import Segment
+
+__all__ = ["Predictor", "classify", "find_images", "find_model", "predict_images", "predict_stage"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# A class whose probability stays below this everywhere is left out of the CRF: it could win no pixel.
+_PRESENT = 0.05
+
+
+class Predictor:
+    """A segmenter ready to label images.
+
+    Parameters
+    ----------
+    model_dir
+        Directory with `model.safetensors` and `model.json`.
+    config
+        Scales, flip, CRF (`split` is not used).
+    device
+        A torch device.
+    """
+
+    def __init__(self, model_dir: Path, config: Predict | dict | None = None, device: str = "cpu") -> None:
+        self.config = config if isinstance(config, Predict) else validate(Predict, config or {}, "predict")
+        self.trained = load_model(model_dir, device)
+        if not isinstance(self.trained.system, Segment):
+            raise UserError(f"{model_dir}: holds no segmenter but the system '{self.trained.system.config.system}'")
+        self.device = device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, background first."""
+        return self.trained.classes
+
+    @torch.inference_mode()
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Return class probabilities float32[C, H, W] of an image uint8[H, W, 3], averaged over scales and flips."""
+        system = self.trained.system
+        pixels = normalise(image, system.mean, system.std).unsqueeze(0).to(self.device)
+        height, width = image.shape[:2]
+        base = self.config.resize / max(height, width) if self.config.resize else 1.0
+        parts: list[Tensor] = []
+        for scale in self.config.scales:
+            inputs = rescale(pixels, base * scale)
+            if self.config.flip:
+                inputs = torch.cat([inputs, inputs.flip(-1)])
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda" and torch.cuda.is_bf16_supported()):
+                logits = self.trained.model(inputs)
+            logits = functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
+            probabilities = logits.softmax(dim=1)
+            parts.append((probabilities[0] + probabilities[1].flip(-1)) / 2 if self.config.flip else probabilities[0])
+        return torch.stack(parts).mean(dim=0).cpu().numpy()
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """Return class numbers uint8[H, W] of an image uint8[H, W, 3]."""
+        probabilities = self.probabilities(image)
+        if self.config.crf == "none":
+            return probabilities.argmax(axis=0).astype(np.uint8)
+        return refine_probabilities(image, probabilities, self.config.crf)
+
+
+def refine_probabilities(image: np.ndarray, probabilities: np.ndarray, preset: str) -> np.ndarray:
+    """Return class numbers uint8[H, W] after a dense CRF over the classes that could win a pixel."""
+    present = np.flatnonzero(probabilities.reshape(len(probabilities), -1).max(axis=1) >= _PRESENT)
+    refined = crf_soft(image, probabilities[present], preset)
+    return present[refined.argmax(axis=0)].astype(np.uint8)
+
+
+def predict_stage(stage: Stage) -> None:
+    """Do a predict stage. Output: `masks/<id>.png` for each image of the split."""
+    config = validate(Predict, stage.parameters, str(stage.output / SPEC))
+    index = read_index(stage.input("data"), stage.spec.files.get("root"))
+    torch.set_num_threads(stage.threads)
+    predictor = Predictor(stage.input("model"), config, "cuda" if stage.gpus and torch.cuda.is_available() else "cpu")
+    folder = stage.resume / "masks"
+    folder.mkdir(exist_ok=True)
+    todo = [record for record in index.split(config.split) if not (folder / f"{record.id}.png").exists()]
+    images = read_ahead(index, todo, int(stage.spec.run.get("workers", 0)))
+    for record, image in zip(todo, stage.track(images, "predict", len(todo)), strict=True):
+        with atomic_path(folder / f"{record.id}.png") as temporary:
+            save_mask(temporary, predictor.labels(image))
+    stage.publish_directory("masks")
+
+
+def find_model(path: Path) -> Path:
+    """Return the segmenter's directory for a model, seed or experiment directory; raises `UserError` if there is none."""
+    candidates = [path, path / "segmenter", *sorted(path.glob("seed*/segmenter"))]
+    for candidate in candidates:
+        if (candidate / DESCRIPTION).is_file():
+            return candidate
+    raise UserError(f"{path}: holds no finished segmenter; expected results/<data set>/experiments/<name> or a directory with {DESCRIPTION}")
+
+
+def find_images(inputs: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Return (image, relative name) for files, folders (searched recursively) and .txt lists of paths (one a line)."""
+    found: list[tuple[Path, Path]] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise UserError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            found += [(p, p.relative_to(path)) for p in inside]
+        elif path.suffix == ".txt" and path.is_file():
+            lines = [Path(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found += [(line if line.is_absolute() else path.parent / line, Path(line.name)) for line in lines]
+        elif path.is_file():
+            found.append((path, Path(path.name)))
+        else:
+            raise UserError(f"{path}: no such file or directory")
+    return found
+
+
+def predict_images(predictor: Predictor, images: list[tuple[Path, Path]], output: Path) -> None:
+    """Write `masks/<name>.png` (indexed, palette) and `overlays/<name>.jpg` for each image, with progress."""
+    from PIL import Image
+    from rich.console import Console
+    from rich.progress import track
+
+    for path, name in track(images, "predict", console=Console(stderr=True)):
+        image = read_image(path)
+        mask = predictor.labels(image)
+        with atomic_path(output / "masks" / name.with_suffix(".png")) as temporary:
+            save_mask(temporary, mask)
+        with atomic_path(output / "overlays" / name.with_suffix(".jpg")) as temporary:
+            Image.fromarray(overlay_mask(image, mask)).save(temporary, format="JPEG", quality=92)

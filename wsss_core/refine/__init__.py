@@ -1,0 +1,1 @@
+"""From class activation maps to pseudo masks: dense CRF, thresholds."""

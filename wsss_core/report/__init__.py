@@ -1,0 +1,1 @@
+"""What a person reads in the end: tables, figures and the gallery, made from the records of finished experiments."""

@@ -1,0 +1,107 @@
+"""The readable form of a table: percent with one decimal, and below it how each group of figures came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wsss_core.config import Table
+from wsss_core.report.tables import METRICS, RULES, SUBJECTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDEST = 8
+"""Most figures side by side; a wider table falls apart into one per subject and split."""
+ORACLE = "its threshold was chosen on the pixel masks of this very split, which no weakly supervised method may see"
+
+
+def to_markdown(frame: pd.DataFrame, table: Table, name: str) -> str:
+    """Return a tidy table (see `tables.make_table`) as Markdown."""
+    parts = [f"# {name}"]
+    if frame.empty:
+        return f"# {name}\n\nNo figures: the data set has no masks and no classifier was evaluated.\n"
+    seeds = "mean ± sample standard deviation over seeds" if (frame["n"] > 1).any() else "one seed, hence without deviation"
+    parts.append(f"Percent; {seeds}. n: number of seeds. -: no such figure.")
+    groups = list(dict.fromkeys(map(_group, frame["figure"])))
+    columns = list(dict.fromkeys(frame["column"]))
+    if table.columns is not None or len(columns) <= WIDEST:
+        parts += [_grid(frame, table, columns, long=True), _notes(frame, groups)]
+    else:
+        for section in dict.fromkeys(group.removesuffix(".oracle") for group in groups):
+            mine = [group for group in groups if group.removesuffix(".oracle") == section]
+            part = frame[[_group(figure) in mine for figure in frame["figure"]]]
+            parts += [f"## {_title(section)}", _grid(part, table, list(dict.fromkeys(part["column"])), long=False), _notes(part, mine)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(frame: pd.DataFrame, table: Table, columns: Sequence[str], *, long: bool) -> str:
+    cells = {
+        (row, column): _cell(*line) for row, column, *line in zip(*(frame[c] for c in ("row", "column", "mean", "std", "n")), strict=True)
+    }
+    if table.columns is None:
+        corner, heads = table.rows, [_figure_title(column, long) for column in columns]
+    else:
+        corner = f"{_figure_title(frame['figure'].iloc[0], True)}: {table.rows} \\ {table.columns}"
+        heads = list(columns)
+    lines = [[corner, *heads, "n"], ["---", *["---:"] * (len(heads) + 1)]]
+    for row in dict.fromkeys(frame["row"]):
+        n = sorted({int(value) for value in frame.loc[frame["row"] == row, "n"] if value} or {0})
+        span = str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}"
+        lines.append([row, *(cells.get((row, column), "-") for column in columns), span])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _cell(mean: float, std: float, n: int) -> str:
+    if not n:
+        return "-"
+    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std == std else "")
+
+
+def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
+    lines = []
+    for group in groups:
+        part = frame[[_group(figure) == group for figure in frame["figure"]]]
+        part = part[part["n"] > 0]
+        if part.empty:
+            lines.append(f"- {_title(group)}: no masks to compare with.")
+            continue
+        said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "crf", "scales", "flip")}
+        facts = [f"split {said['split']}"]
+        if not group.startswith("classifier."):
+            facts.append(f"threshold {said['threshold'] or 'none'} (rule {said['rule']})")
+            facts.append(f"masked by image labels: {said['image_labels'] or 'not recorded'}")
+            facts.append(f"CRF: {said['crf'] or 'not recorded'}")
+        facts.append(f"scales {said['scales'] or 'not recorded'}, flip {said['flip'] or 'not recorded'}")
+        oracle = f" Oracle: {ORACLE}." if group.endswith(".oracle") else ""
+        lines.append(f"- {_title(group)}: {'; '.join(facts)}.{oracle}")
+    return "\n".join(lines)
+
+
+def _distinct(values: pd.Series) -> str:
+    """Join what the lines of a group say (seeds of one line are joined by `;` already); many numbers become their range."""
+    said = list(dict.fromkeys(part for value in values for part in str(value).split(";") if part))
+    numbers = sorted(float(part) for part in said if part.replace(".", "", 1).isdigit())
+    if len(said) > 2 and len(numbers) == len(said):
+        return f"{numbers[0]:g} to {numbers[-1]:g}"
+    return " or ".join(part.replace(" ", ", ") for part in said)
+
+
+def _group(figure: str) -> str:
+    """`cams.train.oracle.miou` belongs to `cams.train.oracle`; other rules to `cams.train`."""
+    subject, split, rule = figure.split(".")[:3]
+    return f"{subject}.{split}.{rule}" if rule == "oracle" else f"{subject}.{split}"
+
+
+def _title(group: str) -> str:
+    subject, split, *oracle = group.split(".")
+    return f"{SUBJECTS.get(subject, subject)}, {split}{' (oracle)' if oracle else ''}"
+
+
+def _figure_title(figure: str, long: bool) -> str:
+    subject, split, *rest = figure.split(".")
+    oracle = rest[0] == "oracle"
+    rest = rest[1:] if rest[0] in RULES else rest
+    title = " ".join([METRICS.get(rest[0], rest[0]), ".".join(rest[1:])]).strip()
+    where = f"{SUBJECTS.get(subject, subject)} {split} " if long else ""
+    return f"{where}{title}{' (oracle)' if oracle else ''}"

@@ -1,0 +1,26 @@
+"""One module per training system; each reads like its paper."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from wsss_core.config import validate
+from wsss_core.errors import UserError, did_you_mean
+from wsss_core.systems.base import System
+
+SYSTEMS = {
+    "cam": "wsss_core.systems.cam:Cam",
+    "segment": "wsss_core.systems.segment:Segment",
+}
+
+
+def make_system(parameters: dict[str, Any], num_classes: int, source: str) -> System:
+    """Return the system that a stage's parameters name; `source` names the spec in errors."""
+    name = str(parameters.get("system"))
+    if name not in SYSTEMS:
+        raise UserError(f"{source}: system: unknown '{name}'{did_you_mean(name, SYSTEMS)}")
+    module, kind = SYSTEMS[name].split(":")
+    system: type[System] = getattr(import_module(module), kind)
+    known = {key: value for key, value in parameters.items() if key not in ("supervision", "masks")}
+    return system(validate(system.config_type, known, source), num_classes)

@@ -1,0 +1,94 @@
+"""The interface between the training loop and whatever is trained.
+
+The loop (`wsss_core.engine`) knows nothing of weak supervision; a system knows nothing of devices, files of the workflow or
+Snakemake. A system module reads like its paper.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from wsss_core.config import Training
+from wsss_core.data.index import DataIndex, Record
+from wsss_core.data.transforms import training_transform
+from wsss_core.nn.backbones import statistics
+
+Sample = dict[str, Any]
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training stands: epoch (from 0), optimiser step (from 0), number of steps in all."""
+
+    epoch: int
+    step: int
+    steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training that is done, in [0, 1)."""
+        return self.step / self.steps
+
+
+class System(ABC):
+    """Something that trains.
+
+    Parameters
+    ----------
+    config
+        The system's own configuration block.
+    num_classes
+        C, background included.
+    """
+
+    config_type: ClassVar[type[Training]]
+
+    def __init__(self, config: Any, num_classes: int) -> None:
+        self.config = config
+        self.num_classes = num_classes
+        self.mean, self.std = statistics(config)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return the model, on the CPU."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return the named, weighted loss terms (scalars); the loop sums and logs them."""
+
+    @abstractmethod
+    def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
+        """Return the function from a training record to a sample, augmentation included."""
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: the backbone with `lr`, all else with `lr` times `head_lr_factor`."""
+        backbone = [p for name, p in model.named_parameters() if name.startswith("features.") and p.requires_grad]
+        rest = [p for name, p in model.named_parameters() if not name.startswith("features.") and p.requires_grad]
+        lr = self.config.lr
+        return [
+            {"name": "backbone", "params": backbone, "lr": lr},
+            {"name": "head", "params": rest, "lr": lr * self.config.head_lr_factor},
+        ]
+
+    def before_epoch(self, model: nn.Module, epoch: int, index: DataIndex) -> None:  # noqa: B027
+        """Do what is due before an epoch: make pseudo labels, switch loss terms on, freeze or unfreeze."""
+
+    def transform(self) -> Callable[[np.ndarray, np.ndarray | None], tuple[Tensor, Tensor | None]]:
+        """Return the training augmentation, from image uint8[H, W, 3] (and mask uint8[H, W]) to tensors."""
+        return training_transform(self.config, self.mean, self.std)
+
+
+class CamSystem(System):
+    """A classifier that gives class activation maps."""
+
+    @abstractmethod
+    def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The test path. Return maps [N, C-1, h, w], not negative and not normalised, and class logits [N, C-1]."""
