@@ -98,6 +98,17 @@ def test_masks(tmp_path, truths):
     assert (tmp_path / "out" / "per_class.csv").read_text().startswith("rule,threshold,class,iou,fdr,fnr\nargmax,,background,0.")
 
 
+def test_threshold_of_pseudo_masks_is_passed_on(tmp_path, truths):
+    write_data(tmp_path)
+    for name, mask in truths.items():
+        path = tmp_path / "predictions" / "masks" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_mask(path, np.where(mask == 255, 0, mask))
+    evaluate(make_stage(tmp_path, "pseudo", protocol={**PROTOCOL, "threshold": 0.3}))
+    (figure,) = read(tmp_path)["figures"]
+    assert (figure["rule"], figure["threshold"], figure["miou"]) == ("fixed", 0.3, 1)
+
+
 @pytest.mark.parametrize("fixed", [0.3, 1 / 3])
 def test_scores_without_background(tmp_path, truths, fixed):
     write_data(tmp_path)
@@ -176,7 +187,7 @@ def test_wrong_prediction(tmp_path, truths, mask, message):
     (tmp_path / "predictions" / "masks").mkdir(parents=True)
     save_mask(tmp_path / "predictions" / "masks" / "a.png", mask.astype(np.uint8))
     with pytest.raises(UserError, match=message) as error:
-        evaluate(make_stage(tmp_path, "pseudo", threshold=0.3))
+        evaluate(make_stage(tmp_path, "pseudo"))
     assert "a.png" in str(error.value)
     assert not (tmp_path / "out" / "figures.json").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsss_core.refine.scores import add_background, upsample
+from wsss_core.refine.scores import FLOOR, add_background, upsample
 
 
 @pytest.mark.parametrize(("small", "large"), [((54, 80), (213, 320)), ((1, 1), (7, 9)), ((3, 5), (3, 50)), ((94, 125), (375, 500))])
@@ -28,6 +28,12 @@ def test_constant_background_wins_where_all_maps_are_below_it() -> None:
     np.testing.assert_array_equal(scores.argmax(axis=0), [[0, 1, 2]])
     np.testing.assert_allclose(scores.sum(axis=0), 1, rtol=1e-6)
     np.testing.assert_allclose(scores[0, 0, 0], 0.25 / 0.55, rtol=1e-6)
+
+
+def test_zero_maps_count_as_the_floor_but_stay_below_the_background() -> None:
+    cams = np.zeros((1, 1, 2), np.float32)
+    np.testing.assert_allclose(add_background(cams, 0.4, 4.0)[1], FLOOR / (0.4 + FLOOR), rtol=1e-6)
+    assert (add_background(cams, 0.01, 4.0).argmax(axis=0) == 0).all()
 
 
 def test_background_of_a_power() -> None:

@@ -144,8 +144,8 @@ def test_styles_differ():
 
 def test_gallery(tree, tmp_path):
     out = tmp_path / "gallery"
-    out.mkdir()
-    (out / "stale.png").touch()
+    (out / "train").mkdir(parents=True)
+    (out / "train" / "stale.png").touch()
     write_gallery(tree, out, images=8, seed=0)
     text = (out / "index.html").read_text()
     sources = Pictures(text).sources
@@ -157,7 +157,7 @@ def test_gallery(tree, tmp_path):
     assert "&lt;dog&gt; &amp; co" in text
     assert "http" not in text
     assert (out / "gallery.png").is_file()
-    assert not (out / "stale.png").exists()
+    assert not (out / "train" / "stale.png").exists()
     assert not list(tmp_path.glob(".gallery*"))
 
 
@@ -174,6 +174,12 @@ def test_gallery_leaves_out_what_is_not_there(tree, tmp_path, keep, columns, spl
 def test_gallery_of_no_images(tree, tmp_path):
     write_gallery(tree, tmp_path / "gallery", images=0, seed=0)
     assert "No images" in (tmp_path / "gallery" / "index.html").read_text()
+
+
+def test_gallery_replaces_no_other_directory(tree, tmp_path):
+    with pytest.raises(UserError, match="no part of a gallery"):
+        write_gallery(tree, tmp_path, images=1, seed=0)
+    assert tree.exists()
 
 
 def test_failed_gallery_leaves_nothing(tree, tmp_path):

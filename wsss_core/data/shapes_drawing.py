@@ -68,21 +68,17 @@ def draw_context(image: np.ndarray, context: str, x: float, y: float, size: floa
     left, right = x - reach, x + reach
     if context == "rails":
         top, bottom = y - 0.05 * size, y + 0.14 * size
-        shapes = [(polygon((left, top), (right, top), (right + 4, bottom), (left - 4, bottom)), _hsv(0.08, 0.12, rng.uniform(0.4, 0.6)))]
-        sleepers = np.arange(left, right, 0.13 * size)
-        shapes += [(box(s, top, s + 0.06 * size, bottom), _hsv(0.07, 0.5, 0.3)) for s in sleepers]
-        shapes += [
-            (box(left - 2, rail, right + 2, rail + max(0.035 * size, 1)), (205, 210, 220)) for rail in (y - 0.015 * size, y + 0.07 * size)
-        ]
+        gravel = _hsv(0.08, 0.12, rng.uniform(0.4, 0.6))
+        shapes = [(polygon((left, top), (right, top), (right + 4, bottom), (left - 4, bottom)), gravel)]
+        shapes += [(box(sleeper, top, sleeper + 0.06 * size, bottom), (76, 53, 38)) for sleeper in np.arange(left, right, 0.13 * size)]
+        thickness = max(0.035 * size, 1)
+        shapes += [(box(left, rail, right, rail + thickness), (205, 210, 220)) for rail in (y - 0.015 * size, y + 0.07 * size)]
     else:
         top, bottom = y - 0.12 * size, y + rng.uniform(0.18, 0.3) * size
         tone = rng.uniform(0.52, 0.58), rng.uniform(0.45, 0.7)
         shapes = [(ellipse(x, (top + bottom) / 2, reach * 1.1, (bottom - top) / 2), _hsv(*tone, rng.uniform(0.55, 0.8)))]
-        for _ in range(9):
-            wave_x, wave_y = (
-                rng.uniform(x - 0.8 * reach, x + 0.6 * reach),
-                rng.uniform(top + 0.2 * (bottom - top), bottom - 0.15 * (bottom - top)),
-            )
+        for across, down in rng.uniform((-0.8, 0.2), (0.6, 0.85), (9, 2)):
+            wave_x, wave_y = x + across * reach, top + down * (bottom - top)
             shapes.append((box(wave_x, wave_y, wave_x + 0.2 * size, wave_y + 0.025 * size), _hsv(*tone, 0.95)))
     _composite(image, shapes, (0, int(max(top - 2, 0)), width, int(min(bottom + 3, height))))
 
@@ -93,7 +89,7 @@ def draw_background(size: int, horizon: float, clutter: float, rng: np.random.Ge
     `clutter` in [0, 1] sets the strength of the texture and the number of clouds, hills, trees, bushes, stones, fences and flowers.
     """
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
-    sky = np.array(_hsv(rng.choice(SKY_HUES) + rng.normal(0, 0.015), rng.uniform(0.08, 0.36), rng.uniform(0.75, 0.97)), dtype=np.float32)
+    sky = np.array(_hsv(rng.choice(SKY_HUES) + rng.normal(0, 0.015), rng.uniform(0.08, 0.32), rng.uniform(0.75, 0.97)), dtype=np.float32)
     ground = np.array(_hsv(rng.choice(GROUND_HUES) + rng.normal(0, 0.02), rng.uniform(0.2, 0.5), rng.uniform(0.4, 0.75)), dtype=np.float32)
     edge = horizon + rng.uniform(0.01, 0.07) * np.sin(2 * np.pi * (rng.uniform(0.4, 1.3) * columns + rng.random()))
     image = np.where((rows > edge)[..., None], ground * (0.8 + 0.4 * rows[..., None]), sky * (0.85 + 0.4 * rows[..., None]))
@@ -123,9 +119,8 @@ def _clutter(size: int, horizon: float, rng: np.random.Generator) -> list[tuple[
     kind = rng.random()
     if y < horizon * size:
         if kind < 0.5:  # a cloud
-            return [
-                (ellipse(x + i * radius, y + rng.uniform(-0.3, 0.3) * radius, radius, 0.6 * radius, 12), (232, 238, 246)) for i in range(3)
-            ]
+            heights = y + rng.uniform(-0.3, 0.3, 3) * radius
+            return [(ellipse(x + i * radius, height, radius, 0.6 * radius, 12), (232, 238, 246)) for i, height in enumerate(heights)]
         if kind < 0.8:  # a hill
             return [(polygon((x - 3 * radius, horizon * size), (x, y), (x + 3 * radius, horizon * size)), colour)]
         y = horizon * size  # a tree

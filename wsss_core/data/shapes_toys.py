@@ -7,6 +7,7 @@ fixed colours, on which a classifier latches. `wsss_core.data.shapes_drawing` dr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,9 +43,9 @@ class Toy:
     saturation, value
         Ranges of the body's colour in [0, 1].
     layers
-        (paint, polygon) from back to front. The polygons are float[n, 2] (x, y), x in [-1, 1] and y from -2 (top) to 0, the
-        line the toy stands on. The paints ``body``, ``shade``, ``dark`` and ``light`` follow the drawn body colour; a colour ``#rrggbb`` is
-        fixed and belongs to the striking part.
+        (paint, polygon) from back to front. The polygons are float[n, 2] (x, y), x in [-1, 1] and y from -2 (top) to 0, the line
+        the toy stands on. The paints ``body``, ``shade``, ``dark`` and ``light`` follow the drawn body colour; a colour
+        ``#rrggbb`` is fixed and belongs to the striking part.
     texture
         What lies on the whole toy: plain, stripes, planks, wool or speckles.
     tilt
@@ -65,20 +66,16 @@ class Toy:
     context: str | None = None
     flies: bool = False
 
-    @property
+    @cached_property
     def height(self) -> float:
         """Height in units of half the width."""
         return -float(min(points[:, 1].min() for _, points in self.layers))
 
 
-def _wheel(x: float, radius: float) -> list[tuple[str, Points]]:
-    return [("dark", ellipse(x, -radius, radius))]
-
-
 def _train() -> Toy:
     warning = [("#101010", polygon((0.62, y), (0.99, y - 0.16), (0.99, y - 0.06), (0.62, y + 0.10))) for y in (-0.38, -0.16)]
     layers = [
-        *(layer for x in (-0.75, -0.4, 0.2, 0.55) for layer in _wheel(x, 0.15)),
+        *(("dark", ellipse(x, -0.15, 0.15)) for x in (-0.75, -0.4, 0.2, 0.55)),
         ("body", polygon((-1, -0.12), (-1, -1.0), (0.72, -1.0), (0.98, -0.72), (1.0, -0.12))),
         ("dark", polygon((-0.96, -1.0), (-0.9, -1.1), (0.6, -1.1), (0.72, -1.0))),
         *(("light", box(x, -0.85, x + 0.26, -0.58)) for x in (-0.88, -0.5, -0.12)),
@@ -91,14 +88,13 @@ def _train() -> Toy:
 
 
 def _boat() -> Toy:
-    flag = [("#ffffff", polygon((0.0, -1.95), (0.5, -1.8), (0.5, -1.5), (0.0, -1.6)))]
     layers = [
         ("body", polygon((-1.0, -0.55), (1.0, -0.55), (0.7, 0.0), (-0.7, 0.0))),
         ("dark", polygon((-1.0, -0.55), (1.0, -0.55), (0.95, -0.45), (-0.95, -0.45))),
         ("dark", box(-0.04, -1.95, 0.04, -0.55)),
         ("body", polygon((-0.08, -1.75), (-0.08, -0.66), (-0.9, -0.66))),
         ("light", polygon((0.1, -1.4), (0.1, -0.66), (0.75, -0.66))),
-        *flag,
+        ("#ffffff", polygon((0.0, -1.95), (0.5, -1.8), (0.5, -1.5), (0.0, -1.6))),
         ("#e00020", polygon((0.0, -1.95), (0.25, -1.875), (0.25, -1.71), (0.0, -1.775))),
         ("#e00020", polygon((0.25, -1.71), (0.5, -1.65), (0.5, -1.5), (0.25, -1.55))),
     ]
@@ -112,7 +108,7 @@ def _car() -> Toy:
         ("light", polygon((0.05, -0.63), (0.05, -0.93), (0.3, -0.93), (0.48, -0.63))),
     ]
     for x in (-0.55, 0.55):
-        layers += [("#0a0a0a", ellipse(x, -0.24, 0.24)), ("#f5f5f5", ellipse(x, -0.24, 0.14)), ("#0a0a0a", ellipse(x, -0.24, 0.05))]
+        layers += [("#0a0a0a", ellipse(x, -0.21, 0.21)), ("#f5f5f5", ellipse(x, -0.21, 0.12)), ("#0a0a0a", ellipse(x, -0.21, 0.045))]
     return Toy("car", (0.62, 0.08), (0.4, 0.75), (0.45, 0.8), tuple(layers), "plain", 5.0)
 
 
@@ -125,7 +121,7 @@ def _bird() -> Toy:
         ("shade", polygon((-0.65, -0.75), (0.15, -0.85), (-0.05, -0.5), (-0.45, -0.45))),
         ("dark", box(-0.2, -0.24, -0.13, 0)),
         ("dark", box(0.08, -0.24, 0.15, 0)),
-        ("#ff8c00", polygon((0.74, -1.42), (1.1, -1.15), (0.76, -1.02))),
+        ("#ff8c00", polygon((0.74, -1.42), (1.0, -1.15), (0.76, -1.02))),
         ("#ffffff", ellipse(0.58, -1.27, 0.17)),
         ("#000000", ellipse(0.61, -1.27, 0.09)),
     ]

@@ -106,7 +106,8 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
 
 def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
     counts = _count_all(stage, partial(count_masks, _light(index), stage.input("masks", "masks")), records)
-    threshold = stage.parameters.get("threshold")  # of the pseudo masks; a segmenter has none
+    # That of the pseudo masks, as the plan recorded it; a segmenter, or masks made by argmax, have none.
+    threshold = stage.parameters.get("protocol", {}).get("threshold")
     figure = _figure("argmax" if threshold is None else "fixed", threshold, counts.confusion, index.classes)
     _write_details(stage, counts.confusion, [figure])
     return figure

@@ -100,7 +100,11 @@ def _with_weights(config: Backbone, options: dict[str, Any]) -> nn.Module:
             raise UserError(f"weights: {config.weights}: no such file; expected 'pretrained', 'none' or a file of weights")
         overlay = {"file": config.weights}
     try:
-        return timm.create_model(config.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = timm.create_model(config.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+            torch.manual_seed(0)
+            fresh = timm.create_model(config.backbone, **options)
     except Exception as error:  # timm and its hub client raise of many kinds here
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if overlay:
@@ -108,3 +112,9 @@ def _with_weights(config: Backbone, options: dict[str, Any]) -> nn.Module:
         raise UserError(
             f"weights: pretrained weights of {config.backbone} could not be fetched ({reason}); give a local file, or 'none'"
         ) from None
+    # timm loads what fits and merely warns of the rest: a network left at its random start must not pass for a trained one.
+    start = dict(fresh.named_parameters())
+    untouched = [name for name, p in net.named_parameters() if p.ndim > 1 and torch.equal(p, start[name])]
+    if untouched:
+        raise UserError(f"weights: {config.weights} does not fit {config.backbone}: nothing in it for {untouched[0]} ({len(untouched)} tensors)")
+    return net

@@ -12,6 +12,9 @@ from wsss_core.data.images import read_image
 from wsss_core.errors import UserError
 from wsss_core.store import ScoreStore
 
+FLOOR = 0.05
+"""Smallest value of a class activation map beside a constant background (or half the background, if that is less)."""
+
 
 def upsample(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize float32[K, h, w] bilinearly to float32[K, H, W].
@@ -37,8 +40,10 @@ def add_background(cams: np.ndarray, background: float | None, power: float) -> 
     cams
         float32[K, H, W], K >= 1, in [0, 1].
     background
-        The background's score before normalisation, the same at every pixel: a map above it is foreground (IRN, Puzzle-CAM).
-        None: (1 - max over classes)^power instead (PSA, Eq. 2).
+        The background's score before normalisation, the same at every pixel: a map above it is foreground (IRN, Puzzle-CAM). Maps
+        then count as at least `FLOOR` (ours): a zero says that the classifier looked elsewhere, not that there is no object, and
+        without the floor the -log of zeros outvotes every found part in the CRF.
+        None: (1 - max over classes)^power instead, no floor (PSA, Eq. 2).
 
     Returns
     -------
@@ -48,6 +53,7 @@ def add_background(cams: np.ndarray, background: float | None, power: float) -> 
         first = (1 - cams.max(axis=0, keepdims=True)).clip(0, 1) ** np.float32(power)
     else:
         first = np.full_like(cams[:1], background)
+        cams = np.maximum(cams, min(FLOOR, background / 2))
     scores = np.concatenate([first, cams])
     return scores / scores.sum(axis=0)
 

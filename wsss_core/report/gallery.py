@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from wsss_core.data.images import overlay_mask, palette, read_image, read_mask
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.truth import read_truth
+from wsss_core.errors import UserError
 from wsss_core.refine.scores import upsample
 from wsss_core.report.tables import read_records
 from wsss_core.stages import SPEC, read_spec
@@ -31,6 +32,7 @@ Column = tuple[str, Callable[[Record, np.ndarray], np.ndarray]]
 HEIGHT, GAP, TITLE = 176, 6, 22
 MONTAGE = 4
 """Most strips of each split in the montage."""
+_OWN = {"index.html", "gallery.png", "train", "val", "test"}
 _WHITE, _INK = (255, 255, 255), (34, 34, 34)
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 82rem; padding: 0 1rem }
@@ -52,7 +54,7 @@ class Strip:
 
 
 def write_gallery(record_path: Path, out_dir: Path, images: int, seed: int) -> None:
-    """Write `index.html`, `train/*.png`, `<split>/*.png` and the montage `gallery.png` into `out_dir`, replacing what was there.
+    """Write `index.html`, `train/*.png`, `<split>/*.png` and the montage `gallery.png` into `out_dir`, replacing an earlier gallery.
 
     Parameters
     ----------
@@ -68,8 +70,11 @@ def write_gallery(record_path: Path, out_dir: Path, images: int, seed: int) -> N
     Raises
     ------
     UserError
-        If the record, a stage it names, or a picture is missing or damaged.
+        If the record, a stage it names, or a picture is missing or damaged; if `out_dir` holds anything but a gallery.
     """
+    foreign = sorted({path.name for path in out_dir.iterdir()} - _OWN) if out_dir.is_dir() else []
+    if foreign:
+        raise UserError(f"{out_dir}: holds {foreign[0]}, which is no part of a gallery, and would be replaced; choose another directory")
     record = read_records([record_path])[0]
     index = _index(record)
     strips = [strip for split, records, columns in _parts(record, index, images, seed) for strip in _strips(split, records, columns, index)]

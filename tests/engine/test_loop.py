@@ -1,0 +1,126 @@
+"""The training loop on tiny made images: repeatable, resumable, honest about trouble."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import stage_at
+from safetensors.torch import load_file
+
+from wsss_core.engine import loop
+from wsss_core.engine.models import load_model
+from wsss_core.errors import UserError
+from wsss_core.plan import Plan
+from wsss_core.systems.cam import Cam
+
+
+def metrics(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "metrics.csv").drop(columns="images_per_second")
+
+
+def prepared(planned: Callable[..., Plan], do: Callable[[Plan, str], Path], changes: dict[str, Any] | None = None) -> Path:
+    plan = planned(changes)
+    do(plan, "data")
+    return plan.directory(plan.chains[0].stages["classifier"])
+
+
+def test_the_same_seed_gives_the_same_bytes(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    directory = prepared(planned, do)
+    results = []
+    for _ in range(2):
+        loop.train(stage_at(directory))
+        results.append((directory / "model.safetensors").read_bytes())
+        (directory / "resume" / "checkpoint.pt").unlink()
+    assert results[0] == results[1]
+    frame = metrics(directory)
+    assert list(frame.columns) == ["step", "epoch", "lr", "classification", "total"]
+    assert list(frame["step"]) == [3, 6]
+
+
+def test_another_seed_gives_another_model(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    models = []
+    for seed in (0, 1):
+        directory = prepared(planned, do, {"seeds": [seed], "classifier": {"epochs": 1}})
+        loop.train(stage_at(directory))
+        models.append(load_file(directory / "model.safetensors"))
+    assert not torch.equal(models[0]["classifier.weight"], models[1]["classifier.weight"])
+
+
+def test_workers_change_nothing(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    results = []
+    for workers in (0, 2):
+        directory = prepared(planned, do, {"run": {"workers": workers}, "classifier": {"epochs": 1}})
+        loop.train(stage_at(directory))
+        results.append((directory / "model.safetensors").read_bytes())
+        (directory / "resume" / "checkpoint.pt").unlink()
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_killed_training_resumes_and_ends_the_same(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    directory = prepared(planned, do, {"classifier": {"epochs": 3, "optimizer": optimizer}})
+    loop.train(stage_at(directory))
+    undisturbed = metrics(directory), (directory / "model.safetensors").read_bytes()
+    (directory / "resume" / "checkpoint.pt").unlink()
+
+    steps = iter(range(100))
+    original = Cam.losses
+
+    def dies_in_the_second_epoch(self: Cam, *arguments: Any) -> Any:
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Cam, "losses", dies_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(stage_at(directory))
+    monkeypatch.setattr(Cam, "losses", original)
+    assert len(metrics(directory)) == 1
+    loop.train(stage_at(directory))
+    pd.testing.assert_frame_equal(metrics(directory), undisturbed[0])
+    assert (directory / "model.safetensors").read_bytes() == undisturbed[1]
+
+
+def test_accumulated_batches_step_once(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    directory = prepared(planned, do, {"classifier": {"epochs": 1, "batch_size": 2, "accumulate": 4}})
+    loop.train(stage_at(directory))
+    assert list(metrics(directory)["step"]) == [2]  # 6 batches: 4 and 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = prepared(planned, do)
+    monkeypatch.setattr(Cam, "losses", lambda self, model, batch, progress: {"x": model(batch["image"]).mean() * float("nan")})
+    with pytest.raises(UserError, match="the loss is nan after epoch 1; try a smaller lr"):
+        loop.train(stage_at(directory))
+
+
+def test_a_saved_model_is_the_trained_one(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    directory = prepared(planned, do)
+    loop.train(stage_at(directory))
+    trained = load_model(directory)
+    assert trained.classes[0] == "background"
+    assert not trained.model.training
+    with torch.no_grad():
+        assert trained.model(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("damage", ["missing", "weights", "description"])
+def test_a_damaged_model_is_one_line(planned: Callable[..., Plan], do: Callable[[Plan, str], Path], damage: str) -> None:
+    directory = prepared(planned, do, {"classifier": {"epochs": 1}})
+    loop.train(stage_at(directory))
+    if damage == "missing":
+        (directory / "model.safetensors").unlink()
+    else:
+        (directory / ("model.safetensors" if damage == "weights" else "model.json")).write_bytes(io.BytesIO(b"{}").read())
+    with pytest.raises(UserError):
+        load_model(directory)
