@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wsss_core.config import load_config, read_config
 from wsss_core.config import document as generated
+from wsss_core.config import load_config, read_config
 from wsss_core.errors import UserError
 
 BASE: dict[str, Any] = {"experiments": {"plain": {}}}
@@ -67,7 +67,10 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
         ({"experimens": {}}, "unknown key 'experimens'; did you mean 'experiments'?"),
         ({"experiments": {}}, "experiments: expected a mapping"),
         ({"experiments": {"a": {"clasifier": {}}}}, "experiments.a.clasifier: unknown key; did you mean 'classifier'?"),
-        ({"experiments": {"a": {"classifier": {"backbon": "x"}}}}, "experiments.a.classifier.backbon: unknown key; did you mean 'backbone'?"),
+        (
+            {"experiments": {"a": {"classifier": {"backbon": "x"}}}},
+            "experiments.a.classifier.backbon: unknown key; did you mean 'backbone'?",
+        ),
         ({"experiments": {"a": {"classifier": {"epochs": 0}}}}, "experiments.a.classifier.epochs: input should be greater than 0, got 0"),
         ({"experiments": {"a": {"classifier": {"lr": "fast"}}}}, "experiments.a.classifier.lr: input should be a valid number"),
         ({"experiments": {"a": {"classifier": {"optimizer": "sdg"}}}}, "got 'sdg'; did you mean 'sgd'?"),
@@ -103,7 +106,9 @@ def test_later_files_overlay_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_every_field_says_what_it_means() -> None:
-    undocumented = [f"{model.__name__}.{name}" for _, _, model in generated._SECTIONS for name, f in model.model_fields.items() if not f.description]
+    undocumented = [
+        f"{model.__name__}.{name}" for _, _, model in generated._SECTIONS for name, f in model.model_fields.items() if not f.description
+    ]
     assert undocumented == []
 
 

@@ -32,13 +32,17 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 
 @app.command()
 def data(
-    source: Annotated[Path, typer.Argument(metavar="CONFIG|SPEC", help="A configuration (.yaml) to check, or a data stage's spec.json to do.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG|SPEC", help="A configuration (.yaml) to check, or a data stage's spec.json to do.")
+    ],
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode images.")] = 2,
     threads: Threads = 0,
 ) -> None:
@@ -112,8 +116,12 @@ def pseudo(spec: SpecFile, threads: Threads = 0) -> None:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL|SPEC", help="A finished experiment, a model directory, or a predict stage's spec.json.")],
-    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE|FOLDER|LIST.txt]...", help="Images, folders of images, or lists.")] = None,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL|SPEC", help="A finished experiment, a model directory, or a predict stage's spec.json.")
+    ],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE|FOLDER|LIST.txt]...", help="Images, folders of images, or lists.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the results.")] = Path("predictions"),
     scales: Annotated[str, typer.Option(help="Comma-separated sizes of the image whose probabilities are averaged.")] = "1",
     flip: Annotated[bool, typer.Option(help="Also average the mirrored image's probabilities.")] = True,
@@ -152,7 +160,9 @@ def predict(
     with claim_gpus(gpus) as device:
         predictor = Predictor(find_model(model), config, "cpu" if device == "cpu" else "cuda")
         predict_images(predictor, found, output)
-    typer.echo(f"{len(found)} image{'s' if len(found) != 1 else ''} -> {output}/masks, {output}/overlays; classes: {', '.join(predictor.classes)}")
+    typer.echo(
+        f"{len(found)} image{'s' if len(found) != 1 else ''} -> {output}/masks, {output}/overlays; classes: {', '.join(predictor.classes)}"
+    )
 
 
 @app.command()
@@ -165,7 +175,9 @@ def evaluate(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 
 
 @app.command()
-def collect(spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The experiment's spec.json in results/<data set>/experiments/.")]) -> None:
+def collect(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The experiment's spec.json in results/<data set>/experiments/.")],
+) -> None:
     """Gather an experiment's figures in experiment.json and link its stages by readable names."""
     from wsss_core.results import collect as collect_experiment
 
@@ -244,7 +256,9 @@ def plan(
 
 @app.command()
 def gc(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="All configurations whose results are to stay, each a plan of its own.")],
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG...", help="All configurations whose results are to stay, each a plan of its own.")
+    ],
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
     """List (and with --delete remove) the stages on disk that no given configuration names."""

@@ -149,7 +149,9 @@ class Plan:
 
 def make_plan(config: Config, outside: Outside) -> Plan:
     """Turn every experiment and seed into its chain of stages."""
-    chains = [_chain(config, name, experiment, seed, outside) for name, experiment in config.experiments.items() for seed in experiment.seeds]
+    chains = [
+        _chain(config, name, experiment, seed, outside) for name, experiment in config.experiments.items() for seed in experiment.seeds
+    ]
     return Plan(config, tuple(chains))
 
 
@@ -174,7 +176,9 @@ class _ChainBuilder:
     def __init__(self, config: Config, experiment: Experiment, seed: int, outside: Outside) -> None:
         self.config, self.experiment, self.seed, self.outside = config, experiment, seed, outside
         self.files = spec_files(config.dataset)
-        self.data = Stage("data", REVISIONS["data"], {"dataset": {**spec_parameters(config.dataset), "content": outside.images}}, files=self.files)
+        self.data = Stage(
+            "data", REVISIONS["data"], {"dataset": {**spec_parameters(config.dataset), "content": outside.images}}, files=self.files
+        )
         self.stages: dict[str, Stage] = {"data": self.data}
         self.evaluations: dict[str, Stage] = {}
 
@@ -210,7 +214,9 @@ class _ChainBuilder:
         model = self._train("segmenter", experiment.segmenter, extra, **labels)
         predictions = self._add("predict", "predict", experiment.predict.model_dump(mode="json"), model=model)
         protocol = {**experiment.predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": False}
-        self._evaluate("segmenter", {"split": experiment.predict.split}, {**protocol, "supervision": experiment.supervision}, masks=predictions)
+        self._evaluate(
+            "segmenter", {"split": experiment.predict.split}, {**protocol, "supervision": experiment.supervision}, masks=predictions
+        )
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
         parameters = training.model_dump(mode="json")

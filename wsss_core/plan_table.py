@@ -26,4 +26,6 @@ def print_plan(plan: Plan) -> None:
     # A pipe has no width: never fold a table that another program reads.
     console.print(table) if console.is_terminal else Console(width=40 + 18 * len(names)).print(table)
     states = [state(plan, stage) for stage in plan.stages.values()]
-    console.print(f"{len(states)} stages in {plan.root}: {states.count('done')} done, {states.count('part')} to resume, {states.count('todo')} to do")
+    console.print(
+        f"{len(states)} stages in {plan.root}: {states.count('done')} done, {states.count('part')} to resume, {states.count('todo')} to do"
+    )

@@ -110,7 +110,9 @@ def find_model(path: Path) -> Path:
     for candidate in candidates:
         if (candidate / DESCRIPTION).is_file():
             return candidate
-    raise UserError(f"{path}: holds no finished segmenter; expected results/<data set>/experiments/<name> or a directory with {DESCRIPTION}")
+    raise UserError(
+        f"{path}: holds no finished segmenter; expected results/<data set>/experiments/<name> or a directory with {DESCRIPTION}"
+    )
 
 
 def find_images(inputs: Iterable[Path]) -> list[tuple[Path, Path]]:

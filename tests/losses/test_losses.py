@@ -25,7 +25,11 @@ def test_pixel_cross_entropy_leaves_out_ignored_pixels() -> None:
     logits, labels = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(0, 3, (2, 4, 5))
     labels[0, 0] = 255
     losses = [
-        -logits[n, :, y, x].log_softmax(0)[labels[n, y, x]].item() for n in range(2) for y in range(4) for x in range(5) if labels[n, y, x] != 255
+        -logits[n, :, y, x].log_softmax(0)[labels[n, y, x]].item()
+        for n in range(2)
+        for y in range(4)
+        for x in range(5)
+        if labels[n, y, x] != 255
     ]
     assert math.isclose(pixel_cross_entropy(logits, labels).item(), sum(losses) / len(losses))
 

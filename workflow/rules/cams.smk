@@ -7,19 +7,19 @@ rule cams:
     output:
         scores=f"{STORE}/cams/{{id}}/scores.h5",
         manifest=f"{STORE}/cams/{{id}}/manifest.json",
-    params:
-        spec=spec("cams"),
     log:
         f"{STORE}/cams/{{id}}/log.txt",
     benchmark:
         f"{STORE}/cams/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         gpu=1,
         mem_mb=RUN.mem_mb,
         runtime=RUN.runtime,
-    retries: RUN.retries
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        spec=spec("cams"),
     shell:
         "{WSSS} cams {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -9,19 +9,19 @@ rule classifier:
         description=f"{STORE}/classifier/{{id}}/model.json",
         metrics=f"{STORE}/classifier/{{id}}/metrics.csv",
         manifest=f"{STORE}/classifier/{{id}}/manifest.json",
-    params:
-        spec=spec("classifier"),
     log:
         f"{STORE}/classifier/{{id}}/log.txt",
     benchmark:
         f"{STORE}/classifier/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         gpu=RUN.gpus,
         mem_mb=RUN.mem_mb,
         runtime=RUN.runtime,
-    retries: RUN.retries
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        spec=spec("classifier"),
     shell:
         "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -9,7 +9,9 @@ from wsss_core.config import load_config, read_yaml
 from wsss_core.errors import UserError
 from wsss_core.results import chain_spec, plan_on_disk, write_specs
 
-CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or ["config.yaml"]
+CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
+    "config.yaml"
+]
 
 if CONFIG_FILES == ["config.yaml"]:
 
@@ -49,7 +51,10 @@ def upstream(kind):
     """Input function: the manifests of the stages that a stage builds on."""
 
     def manifests(wildcards):
-        return [manifest(stage) for stage in PLAN.stages[f"{kind}/{wildcards.id}"].upstream.values()]
+        return [
+            manifest(stage)
+            for stage in PLAN.stages[f"{kind}/{wildcards.id}"].upstream.values()
+        ]
 
     return manifests
 
@@ -84,7 +89,12 @@ def table_records(wildcards):
 def table_options(wildcards):
     table = PLAN.config.tables[wildcards.table]
     columns = ["--columns", table.columns] if table.columns else []
-    return ["--rows", table.rows, *columns, *(f"--value={value}" for value in table.values)]
+    return [
+        "--rows",
+        table.rows,
+        *columns,
+        *(f"--value={value}" for value in table.values),
+    ]
 
 
 def tables():
@@ -98,7 +108,11 @@ def figures():
 def galleries():
     if PLAN.config.report.gallery == 0:
         return []
-    return [f"{FIGURES}/galleries/{chain.name}" for chain in PLAN.chains if chain.seed == chain.experiment.seeds[0]]
+    return [
+        f"{FIGURES}/galleries/{chain.name}"
+        for chain in PLAN.chains
+        if chain.seed == chain.experiment.seeds[0]
+    ]
 
 
 def gallery_record(wildcards):

@@ -5,18 +5,18 @@ rule data:
     output:
         index=f"{STORE}/data/{{id}}/index.json",
         manifest=f"{STORE}/data/{{id}}/manifest.json",
-    params:
-        spec=spec("data"),
     log:
         f"{STORE}/data/{{id}}/log.txt",
     benchmark:
         f"{STORE}/data/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/cpu.yaml"
     threads: RUN.threads
     resources:
         mem_mb=4000,
         runtime=240,
-    retries: RUN.retries
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        spec=spec("data"),
     shell:
         "{WSSS} data {params.spec} --threads {threads}"

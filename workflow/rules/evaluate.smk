@@ -7,19 +7,19 @@ rule evaluate:
     output:
         figures=f"{STORE}/evaluate/{{id}}/figures.json",
         manifest=f"{STORE}/evaluate/{{id}}/manifest.json",
-    params:
-        spec=spec("evaluate"),
     log:
         f"{STORE}/evaluate/{{id}}/log.txt",
     benchmark:
         f"{STORE}/evaluate/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         gpu=needs_gpu("evaluate"),
         mem_mb=RUN.mem_mb,
         runtime=240,
-    retries: RUN.retries
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        spec=spec("evaluate"),
     shell:
         "{WSSS} evaluate {params.spec} --threads {threads} --gpus {resources.gpu}"

@@ -7,19 +7,19 @@ rule crf:
     output:
         scores=f"{STORE}/crf/{{id}}/scores.h5",
         manifest=f"{STORE}/crf/{{id}}/manifest.json",
-    params:
-        spec=spec("crf"),
     log:
         f"{STORE}/crf/{{id}}/log.txt",
     benchmark:
         f"{STORE}/crf/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/cpu.yaml"
     threads: RUN.threads
     resources:
         mem_mb=4000,
         runtime=240,
-    retries: RUN.retries
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        spec=spec("crf"),
     shell:
         "{WSSS} crf {params.spec} --threads {threads}"
 
@@ -30,18 +30,18 @@ rule pseudo:
     output:
         summary=f"{STORE}/pseudo/{{id}}/summary.json",
         manifest=f"{STORE}/pseudo/{{id}}/manifest.json",
-    params:
-        spec=spec("pseudo"),
     log:
         f"{STORE}/pseudo/{{id}}/log.txt",
     benchmark:
         f"{STORE}/pseudo/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/cpu.yaml"
     threads: RUN.threads
     resources:
         mem_mb=4000,
         runtime=240,
-    retries: RUN.retries
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        spec=spec("pseudo"),
     shell:
         "{WSSS} pseudo {params.spec} --threads {threads}"

@@ -6,13 +6,13 @@ rule experiment:
         experiment_inputs,
     output:
         f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/experiment.json",
-    params:
-        spec=f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/spec.json",
     log:
         f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/log.txt",
     localrule: True
     conda:
         "../../envs/cpu.yaml"
+    params:
+        spec=f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/spec.json",
     shell:
         "{WSSS} collect {params.spec:q} > {log:q} 2>&1"
 
@@ -28,14 +28,14 @@ rule table:
             labels={"table": "{table}"},
         ),
         markdown=f"{TABLES}/{{table}}.md",
-    params:
-        options=table_options,
-        directory=TABLES,
     log:
         f"{TABLES}/{{table}}.log",
     localrule: True
     conda:
         "../../envs/cpu.yaml"
+    params:
+        options=table_options,
+        directory=TABLES,
     shell:
         "{WSSS} table {input:q} --name {wildcards.table:q} {params.options:q} --output {params.directory:q} > {log:q} 2>&1"
 
@@ -71,16 +71,16 @@ rule gallery:
             category="Galleries",
             labels={"experiment": "{experiment}"},
         ),
-    params:
-        images=PLAN.config.report.gallery,
-        seed=PLAN.config.report.seed,
     log:
         f"{FIGURES}/galleries/{{experiment}}.log",
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         mem_mb=RUN.mem_mb,
         runtime=60,
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        images=PLAN.config.report.gallery,
+        seed=PLAN.config.report.seed,
     shell:
         "{WSSS} gallery {input:q} --images {params.images} --seed {params.seed} --output {output:q} > {log:q} 2>&1"

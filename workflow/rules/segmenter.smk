@@ -9,20 +9,20 @@ rule segmenter:
         description=f"{STORE}/segmenter/{{id}}/model.json",
         metrics=f"{STORE}/segmenter/{{id}}/metrics.csv",
         manifest=f"{STORE}/segmenter/{{id}}/manifest.json",
-    params:
-        spec=spec("segmenter"),
     log:
         f"{STORE}/segmenter/{{id}}/log.txt",
     benchmark:
         f"{STORE}/segmenter/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         gpu=RUN.gpus,
         mem_mb=RUN.mem_mb,
         runtime=RUN.runtime,
-    retries: RUN.retries
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        spec=spec("segmenter"),
     shell:
         "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"
 
@@ -32,19 +32,19 @@ rule predict:
         upstream("predict"),
     output:
         manifest=f"{STORE}/predict/{{id}}/manifest.json",
-    params:
-        spec=spec("predict"),
     log:
         f"{STORE}/predict/{{id}}/log.txt",
     benchmark:
         f"{STORE}/predict/{{id}}/benchmark.tsv"
+    retries: RUN.retries
+    conda:
+        "../../envs/gpu.yaml"
     threads: RUN.threads
     resources:
         gpu=1,
         mem_mb=RUN.mem_mb,
         runtime=RUN.runtime,
-    retries: RUN.retries
-    conda:
-        "../../envs/gpu.yaml"
+    params:
+        spec=spec("predict"),
     shell:
         "{WSSS} predict {params.spec} --threads {threads} --gpus {resources.gpu}"

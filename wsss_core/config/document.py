@@ -137,7 +137,9 @@ def _type_name(annotation: Any) -> str:
         return "by name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "block"
-    return {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}.get(getattr(annotation, "__name__", ""), str(annotation))
+    return {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class Config(Block):
     """Where images, tags and (for evaluation) masks come from."""
     experiments: Annotated[dict[Annotated[str, Field(pattern=NAME)], Experiment], Field(min_length=1)]
     """The experiments by name."""
-    tables: dict[Annotated[str, Field(pattern=NAME)], Table] = {}
+    tables: dict[Annotated[str, Field(pattern=NAME)], Table] = Field(default={})
     """The tables by name; unset: one table of all experiments, named after the data set."""
     report: Report = Report()
     """The HTML report."""

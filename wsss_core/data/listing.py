@@ -30,7 +30,9 @@ Entries = dict[str, "os.DirEntry[str]"]
 class Track(Protocol):
     """A progress iterator, such as `Stage.track`."""
 
-    def __call__(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]: ...
+    def __call__(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+        """Yield the items."""
+        ...
 
 
 def existing_directory(path: str | Path, what: str) -> Path:

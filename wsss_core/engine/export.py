@@ -15,6 +15,9 @@ from wsss_core.files import atomic_path
 class _Probabilities(nn.Module):
     """Images in [0, 1] to class probabilities, normalisation included."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model

@@ -48,7 +48,7 @@ def train(stage: Stage) -> None:
     torch.set_num_threads(stage.threads)
     model = system.build()
     history = _Fit(stage, system, model, index, seed).run()
-    if int(stage.spec.run.get("rank", 0)) == 0 and history is not None:
+    if history is not None:
         save_model(stage.output, model, stage.parameters, index.classes)
         write_text(stage.output / METRICS, pd.DataFrame(history).to_csv(index=False))
 
@@ -123,8 +123,12 @@ class _Fit:
             row = self._epoch(epoch)
             self.history.append(row)
             if self.fabric.is_global_zero:
-                terms = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "step", "lr", "images_per_second"))
-                self.stage.log(f"epoch {epoch + 1}/{self.config.epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s")
+                terms = "  ".join(
+                    f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "step", "lr", "images_per_second")
+                )
+                self.stage.log(
+                    f"epoch {epoch + 1}/{self.config.epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
+                )
                 if writer:
                     for name, value in row.items():
                         writer.add_scalar(name, value, row["step"])
@@ -145,13 +149,23 @@ class _Fit:
         for position, batch in enumerate(tracked):
             losses = self._step(epoch, position, batch)
             sums.add(losses, len(batch["image"]))
-        means = {name: float(self.fabric.all_reduce(torch.tensor(value), reduce_op="mean")) for name, value in sums.means().items()}
+        means = sums.means()
+        if self.fabric.world_size > 1:
+            means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
+            means = {name: float(value) for name, value in means.items()}
         total = sum(means.values())
         if total != total or total in (float("inf"), float("-inf")):
             raise UserError(f"{self.stage.output / SPEC}: the loss is {total} after epoch {epoch + 1}; try a smaller lr or clip_norm")
         rate = sums.images * self.fabric.world_size / (time.monotonic() - start)
         lr = self.optimiser.param_groups[0]["lr"]
-        return {"step": (epoch + 1) * self.steps_per_epoch, "epoch": epoch + 1, "lr": lr, **means, "total": total, "images_per_second": round(rate, 2)}
+        return {
+            "step": (epoch + 1) * self.steps_per_epoch,
+            "epoch": epoch + 1,
+            "lr": lr,
+            **means,
+            "total": total,
+            "images_per_second": round(rate, 2),
+        }
 
     def _step(self, epoch: int, position: int, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Forward and backward of one batch; an optimiser step when enough batches have been accumulated."""
@@ -161,7 +175,9 @@ class _Fit:
         updates = (position + 1) % accumulate == 0 or last
         # The epoch's last group of batches may be smaller.
         group = (len(self.loader) - 1) % accumulate + 1 if position // accumulate == (len(self.loader) - 1) // accumulate else accumulate
-        batch = {name: value.to(self.fabric.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        batch = {
+            name: value.to(self.fabric.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()
+        }
         batch["image"] = batch["image"].contiguous(memory_format=self.memory_format)
         with self.fabric.no_backward_sync(self.model, enabled=not updates):
             losses = self.system.losses(self.model, batch, Progress(epoch, step, self.steps))

@@ -49,7 +49,7 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the final feature map [N, D, h, w] and all levels [N, D_i, h_i, w_i] of images [N, 3, H, W]."""
-        final, levels = self.net.forward_intermediates(images)
+        final, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
         return (final if final.ndim == 4 else levels[-1]), levels
 
 
@@ -116,5 +116,7 @@ def _with_weights(config: Backbone, options: dict[str, Any]) -> nn.Module:
     start = dict(fresh.named_parameters())
     untouched = [name for name, p in net.named_parameters() if p.ndim > 1 and torch.equal(p, start[name])]
     if untouched:
-        raise UserError(f"weights: {config.weights} does not fit {config.backbone}: nothing in it for {untouched[0]} ({len(untouched)} tensors)")
+        raise UserError(
+            f"weights: {config.weights} does not fit {config.backbone}: nothing in it for {untouched[0]} ({len(untouched)} tensors)"
+        )
     return net

@@ -24,10 +24,12 @@ class DeepLabV2(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, rates: tuple[int, ...] = (6, 12, 18, 24)) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.Conv2d(in_channels, num_classes, 3, padding=r, dilation=r) for r in rates)
-        for branch in self.branches:
+        branches = [nn.Conv2d(in_channels, num_classes, 3, padding=r, dilation=r) for r in rates]
+        for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+            if branch.bias is not None:
+                nn.init.zeros_(branch.bias)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Return logits [N, C, h, w] at the stride of the last level."""

@@ -68,7 +68,9 @@ class Segment(System):
             picture = read_image(index.image_path(record))
             mask = labels(record)
             if mask.shape != picture.shape[:2]:
-                raise UserError(f"{index.image_path(record)}: its mask is {mask.shape[1]}x{mask.shape[0]}, the image {picture.shape[1]}x{picture.shape[0]}")
+                raise UserError(
+                    f"{index.image_path(record)}: its mask is {mask.shape[1]}x{mask.shape[0]}, the image {picture.shape[1]}x{picture.shape[0]}"
+                )
             image, target = transform(picture, mask)
             return {"image": image, "target": target}
 

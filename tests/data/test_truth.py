@@ -1,0 +1,45 @@
+"""Pixel masks are for evaluation alone."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from wsss_core.plan import Plan
+
+PACKAGE = Path(__file__).parents[2] / "wsss_core"
+MAY_READ = {"evaluate/stage.py", "report/gallery.py", "data/check.py", "systems/segment.py"}
+
+
+def test_only_evaluation_the_gallery_the_check_and_the_upper_bound_import_the_masks() -> None:
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            )
+            names = [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
+            if "wsss_core.data.truth" in [*modules, *names]:
+                importers.add(str(path.relative_to(PACKAGE)))
+    assert importers == MAY_READ
+
+
+def test_weak_supervision_ends_the_same_without_any_mask(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    plan = planned({"classifier": {"epochs": 1}})
+    pseudo = do(plan, "pseudo")
+    masks = {path.name: path.read_bytes() for path in (pseudo / "masks").iterdir()}
+    for stage in plan.chains[0].stages.values():
+        if stage.kind == "data":
+            shutil.rmtree(plan.directory(stage) / "masks")
+        else:
+            shutil.rmtree(plan.directory(stage))
+    for directory in (plan.root / "store").glob("evaluate/*"):
+        shutil.rmtree(directory)
+    from wsss_core.results import write_specs
+
+    write_specs(plan)
+    again = do(plan, "segmenter")
+    assert (again / "model.safetensors").is_file()
+    assert {path.name: path.read_bytes() for path in (pseudo / "masks").iterdir()} == masks
