@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from wsss_core.errors import UserError
@@ -9,6 +10,8 @@ from wsss_core.errors import UserError
 
 def main() -> None:
     """Run the command line."""
+    # Threads that spin while they wait slow a job down several times as soon as another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from wsss_core.cli import app
 
     try:

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_core.data.images import read_mask
+from wsss_core.data.images import read_image, read_mask
 from wsss_core.data.index import INDEX_FILE, DataIndex, Record, write_index
 from wsss_core.errors import UserError
 from wsss_core.refine import crf_stage, pseudo_stage
+from wsss_core.refine.crf import crf_soft
 from wsss_core.refine.crf_stage import refine_with_crf
 from wsss_core.refine.pseudo_stage import label_map, make_pseudo_masks
+from wsss_core.refine.scores import add_background, upsample
 from wsss_core.stages import Spec, Stage
 from wsss_core.store import ScoreStore, ScoreWriter
 
-REFINE = {"background": 0.25, "background_power": 4.0, "crf": "soft"}
+REFINE = {"background": 0.25, "background_power": 4.0, "crf": "vitpcm"}
 PSEUDO = {"threshold": 0.3, "crf": "none"}
 COUNT, HEIGHT, WIDTH = 7, 16, 22
 # Image i shows a square of its own colour and place; number 3 holds no object; "b/5" lies in a folder.
@@ -42,7 +44,7 @@ class Tree:
                 self.image(name).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(self.image(name))
                 cams = np.zeros((len(labels), 4, 6), np.float16)
-                cams[:1, 1:3, (3 + number) // 4 + 1] = 1
+                cams[:1, 1:3, (3 + number) // 4 : (3 + number) // 4 + 2] = 1
                 cams[1:, 3, 0] = 1
                 writer.add(name, cams, np.array(labels), (HEIGHT, WIDTH))
                 records.append(Record(name, f"images/{name}.png", labels))
@@ -86,6 +88,15 @@ def test_refined_store_holds_probabilities_with_background(tree: Tree) -> None:
             if number not in (3, 4):
                 assert (scores.argmax(axis=0) == square(number)).mean() > 0.95
         assert (store.read("3")[0] == 1).all()
+
+
+def test_each_image_may_have_its_own_background(tree: Tree) -> None:
+    refine_with_crf(tree.stage("crf", {**REFINE, "background": "otsu"}))
+    with ScoreStore(tree.root / "crf" / "scores.h5") as store, ScoreStore(tree.root / "cams" / "scores.h5") as cams:
+        for name in ("0", "4"):
+            scores = add_background(upsample(cams.read(name)[0], (HEIGHT, WIDTH)), "otsu", 4.0)
+            expected = crf_soft(read_image(tree.image(name)), scores, REFINE["crf"])
+            np.testing.assert_allclose(store.read(name)[0], expected, atol=0.5 / 255 + 1e-6)
 
 
 def test_stopped_and_started_again_gives_the_same_bytes(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

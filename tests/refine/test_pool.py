@@ -75,7 +75,7 @@ def test_errors_of_a_worker_reach_the_parent(stage: Stage, processes: int) -> No
 
 
 def test_a_killed_worker_is_an_error_not_a_hang(stage: Stage) -> None:
-    with pytest.raises(RuntimeError, match="a worker process was killed"):
+    with pytest.raises(RuntimeError, match="a worker process died"):
         list(map_images(die, range(4), 2, stage, "refining images"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsss_core.refine.scores import FLOOR, add_background, upsample
+from wsss_core.refine.scores import add_background, upsample
 
 
 @pytest.mark.parametrize(("small", "large"), [((54, 80), (213, 320)), ((1, 1), (7, 9)), ((3, 5), (3, 50)), ((94, 125), (375, 500))])
@@ -30,10 +30,18 @@ def test_constant_background_wins_where_all_maps_are_below_it() -> None:
     np.testing.assert_allclose(scores[0, 0, 0], 0.25 / 0.55, rtol=1e-6)
 
 
-def test_zero_maps_count_as_the_floor_but_stay_below_the_background() -> None:
-    cams = np.zeros((1, 1, 2), np.float32)
-    np.testing.assert_allclose(add_background(cams, 0.4, 4.0)[1], FLOOR / (0.4 + FLOOR), rtol=1e-6)
-    assert (add_background(cams, 0.01, 4.0).argmax(axis=0) == 0).all()
+def test_otsu_finds_the_gap_of_each_image() -> None:
+    rng = np.random.default_rng(0)
+    for low, high in ((0.1, 0.5), (0.5, 0.9)):
+        is_object = rng.random((1, 40, 50)) < 0.3
+        cams = (np.where(is_object, high, low) + rng.normal(0, 0.03, is_object.shape)).astype(np.float32)
+        assert (add_background(cams, "otsu", 4.0).argmax(axis=0) == is_object[0]).mean() > 0.99
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_otsu_of_flat_maps_is_finite(value: float) -> None:
+    scores = add_background(np.full((2, 3, 4), value, np.float32), "otsu", 4.0)
+    assert np.isfinite(scores).all() and (scores.argmax(axis=0) == (1 if value == 1 else 0)).all()
 
 
 def test_background_of_a_power() -> None:

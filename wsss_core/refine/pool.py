@@ -70,7 +70,7 @@ def map_images(
                     break
             yield pending.popleft().result()
     except BrokenProcessPool:
-        raise RuntimeError(f"{what}: a worker process was killed (out of memory?); finished work is kept") from None
+        raise RuntimeError(f"{what}: a worker process died (out of memory?); finished work is kept") from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,7 @@ from wsss_core.data.images import read_image
 from wsss_core.errors import UserError
 from wsss_core.store import ScoreStore
 
-FLOOR = 0.05
-"""Smallest value of a class activation map beside a constant background (or half the background, if that is less)."""
+OTSU_RANGE = (0.05, 0.95)
 
 
 def upsample(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -32,7 +32,7 @@ def upsample(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
-def add_background(cams: np.ndarray, background: float | None, power: float) -> np.ndarray:
+def add_background(cams: np.ndarray, background: float | Literal["otsu"] | None, power: float) -> np.ndarray:
     """Put a background channel before class activation maps and make every pixel's scores sum to 1.
 
     Parameters
@@ -40,22 +40,31 @@ def add_background(cams: np.ndarray, background: float | None, power: float) -> 
     cams
         float32[K, H, W], K >= 1, in [0, 1].
     background
-        The background's score before normalisation, the same at every pixel: a map above it is foreground (IRN, Puzzle-CAM). Maps
-        then count as at least `FLOOR` (ours): a zero says that the classifier looked elsewhere, not that there is no object, and
-        without the floor the -log of zeros outvotes every found part in the CRF.
-        None: (1 - max over classes)^power instead, no floor (PSA, Eq. 2).
+        The background's score before normalisation, the same at every pixel: a map above it is foreground (IRN, Puzzle-CAM).
+        "otsu" (ours): the same, but each image has its own, see `otsu_background`: no constant fits all classifiers.
+        None: (1 - max over classes)^power instead (PSA, Eq. 2).
 
     Returns
     -------
     float32[K + 1, H, W]: background, then the classes in their order.
     """
+    strongest = cams.max(axis=0, keepdims=True)
     if background is None:
-        first = (1 - cams.max(axis=0, keepdims=True)).clip(0, 1) ** np.float32(power)
+        first = (1 - strongest).clip(0, 1) ** np.float32(power)
     else:
-        first = np.full_like(cams[:1], background)
-        cams = np.maximum(cams, min(FLOOR, background / 2))
+        first = np.full_like(strongest, otsu_background(strongest[0]) if background == "otsu" else background)
     scores = np.concatenate([first, cams])
     return scores / scores.sum(axis=0)
+
+
+def otsu_background(strongest: np.ndarray) -> float:
+    """Return the threshold that best parts the values of `strongest`, float32[H, W], in two groups (Otsu, IEEE Trans. SMC 1979).
+
+    It needs no pixel labels. The bounds of `OTSU_RANGE` keep flat maps, which have no two groups, from a background of zero or one.
+    """
+    from skimage.filters import threshold_otsu
+
+    return float(np.clip(threshold_otsu(strongest), *OTSU_RANGE))
 
 
 def open_store(path: Path) -> ScoreStore:
