@@ -40,8 +40,12 @@ def _options(
 
 @app.command()
 def data(
-    source: Annotated[
-        Path, typer.Argument(metavar="CONFIG|SPEC", help="A configuration (.yaml) to check, or a data stage's spec.json to do.")
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG...|SPEC",
+            help="A configuration (.yaml; later files overlay earlier ones) to check, or a data stage's spec.json to do.",
+        ),
     ],
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode images.")] = 2,
     threads: Threads = 0,
@@ -52,18 +56,18 @@ def data(
     another size, labels out of range, empty splits and duplicates over splits; prints images per class, co-occurrence and sizes.
     Ends with exit code 2 if there is a problem. With a spec: writes the index (and converted masks or made images) of the data stage.
     """
-    if source.suffix == ".json":
+    if sources[0].suffix == ".json":
         from wsss_core.data.sources import prepare
         from wsss_core.stages import run_stage
 
-        run_stage(source, ("data",), prepare, threads=threads)
+        run_stage(sources[0], ("data",), prepare, threads=threads)
         return
     from wsss_core.config import read_config
     from wsss_core.data.check import check_dataset
 
-    problems = check_dataset(read_config(source).dataset, workers)
+    problems = check_dataset(read_config(*sources).dataset, workers)
     if problems:
-        raise UserError(f"{source}: the data set has {problems} problem{'s' if problems > 1 else ''}, listed above")
+        raise UserError(f"{sources[-1]}: the data set has {problems} problem{'s' if problems > 1 else ''}, listed above")
 
 
 @app.command()
@@ -157,6 +161,10 @@ def predict(
     from wsss_core.predict import Predictor, find_images, find_model, predict_images
 
     found = find_images(images)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
     with claim_gpus(gpus) as device:
         predictor = Predictor(find_model(model), config, "cpu" if device == "cpu" else "cuda")
         predict_images(predictor, found, output)
@@ -257,7 +265,10 @@ def plan(
 @app.command()
 def gc(
     configs: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG...", help="All configurations whose results are to stay, each a plan of its own.")
+        list[str],
+        typer.Argument(
+            metavar="CONFIG...", help="All configurations whose results are to stay, each a plan of its own; `a.yaml,b.yaml` lays b over a."
+        ),
     ],
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
@@ -266,7 +277,7 @@ def gc(
     from wsss_core.results import delete as delete_directories
     from wsss_core.results import plan_on_disk, remove_dangling_links, unnamed
 
-    plans = [plan_on_disk(read_config(config)) for config in configs]
+    plans = [plan_on_disk(read_config(*config.split(","))) for config in configs]
     found = unnamed(plans)
     for directory, size in found:
         typer.echo(f"{size / 1e6:10.1f} MB  {directory}")

@@ -41,6 +41,14 @@ def _name(count: int) -> str:
     return f"{count} x {torch.cuda.get_device_name(0)}"
 
 
+def _open_for_all(path: str, flags: int) -> int:
+    """Open a lock file that users share; nothing is ever written, so another user's needs no permission to write."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+
+
 def _take_free(names: list[str], count: int, stack: contextlib.ExitStack) -> list[str]:
     """Lock `count` of the named devices, all or none at a time; wait while too few are free."""
     while True:
@@ -48,7 +56,7 @@ def _take_free(names: list[str], count: int, stack: contextlib.ExitStack) -> lis
             held = []
             for name in names:
                 path = Path(tempfile.gettempdir()) / f"wsss-gpu-{name.replace('/', '_')}.lock"
-                file = attempt.enter_context(open(path, "a"))
+                file = attempt.enter_context(open(path, opener=_open_for_all))
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     held.append(name)

@@ -131,6 +131,11 @@ def find_images(inputs: Iterable[Path]) -> list[tuple[Path, Path]]:
             found.append((path, Path(path.name)))
         else:
             raise UserError(f"{path}: no such file or directory")
+    names: dict[Path, Path] = {}
+    for path, name in found:
+        other = names.setdefault(name.with_suffix(""), path)
+        if other != path:
+            raise UserError(f"{path}: would be written under the same name as {other}; predict them into different directories")
     return found
 
 

@@ -183,7 +183,7 @@ def run_stage(path: Path, kinds: tuple[str, ...], work: Callable[[Stage], None],
         return
     with _locked(spec.output / ".lock"):
         if _is_complete(spec):
-            stage.log("was finished by another process; nothing to do")
+            stage.log("is finished already; nothing to do")
             return
         stage.log(f"starts with {threads} threads")
         start = time.monotonic()

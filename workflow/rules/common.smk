@@ -30,6 +30,11 @@ CONDA = "conda" in str(workflow.deployment_settings.deployment_method).lower()
 WSSS = f"PYTHONPATH={PROJECT} {'python' if CONDA else sys.executable} -m wsss_core"
 
 RUN = PLAN.config.run
+GPU_LIMIT = getattr(workflow.global_resources.get("gpu"), "value", None)
+if GPU_LIMIT is not None and GPU_LIMIT < RUN.gpus:
+    raise WorkflowError(
+        f"run.gpus is {RUN.gpus}, but --resources gpu={GPU_LIMIT} allows a job no more; say --resources gpu={RUN.gpus}"
+    )
 STORE = f"{PLAN.root}/store"
 EXPERIMENTS = f"{PLAN.root}/experiments"
 FIGURES = f"{PLAN.config.results}/figures/{PLAN.config.dataset.name}"

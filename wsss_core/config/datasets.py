@@ -69,14 +69,14 @@ class Folder(_Outside):
     images: str | None = None
     """Directory of the images; unset: `JPEGImages`, then `images`, then the root itself, whichever exists first."""
     labels: str = "auto"
-    """Image-level labels: a CSV (`image,tags` with `tag1;tag2`, or one 0/1 column per class), `xml` (VOC annotations), `masks` (derived from the masks: says so in every manifest); `auto` looks for image_labels.csv, labels.csv, tags.csv, then XML, never masks."""
+    """Image-level labels: a CSV (`image,tags` with `tag1;tag2`, or one 0/1 column per class), `xml` (VOC annotations), `masks` (derived from the masks: the data stage's manifest says so); `auto` looks for image_labels.csv, labels.csv, tags.csv, then XML, never masks."""
     masks: str | None = None
     """Directory of indexed PNG masks, only for evaluation and the upper bound; unset: `SegmentationClass` or `masks` if there."""
     classes: str = "auto"
     """Text file with one class name a line, background first; `auto`: classes.txt, else the names found in the labels, sorted."""
     splits: str = "auto"
     """Directory with train.txt and val.txt; `auto`: `ImageSets/Segmentation`, else `splits`, else a random split."""
-    val_fraction: Fraction = 0.2
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for val when there are no split lists; drawn by a hash of the file name."""
 
 
@@ -92,7 +92,7 @@ class Voc12(_Outside):
     train_split: Literal["trainaug", "train"] = "trainaug"
     """List of training images."""
     labels: str = "xml"
-    """Image-level labels: `xml` (object annotations), a CSV, or `masks` (derived from the masks: says so in every manifest)."""
+    """Image-level labels: `xml` (object annotations), a CSV, or `masks` (derived from the masks: the data stage's manifest says so)."""
 
 
 class Coco14(_Outside):

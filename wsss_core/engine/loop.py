@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -60,8 +61,14 @@ def make_fabric(config: Training, gpus: int) -> Fabric:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
-    strategy = "ddp" if count > 1 else "auto"
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=count, strategy=strategy, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
+    return Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=count,
+        strategy="ddp" if count > 1 else "auto",
+        precision=_PRECISIONS[precision],  # type: ignore[arg-type]
+        # The processes of one job are ours to start: a cluster's scheduler started just this one.
+        plugins=[LightningEnvironment()],
+    )
 
 
 @dataclass
