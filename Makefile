@@ -14,7 +14,7 @@ demo: .venv/ready
 	@echo "Report: results/report.html   Galleries: results/figures/shapes/galleries/*/index.html"
 
 test: .venv/ready
-	pytest
+	OMP_NUM_THREADS=1 pytest -n $(CORES) --dist loadfile
 
 lint: .venv/ready
 	ruff check .

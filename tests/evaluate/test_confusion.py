@@ -7,7 +7,7 @@ import pytest
 
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 
-GOLDEN = Path("/work/shared/golden/segmentation_metrics.npz")
+GOLDEN = Path(__file__).parents[3] / "shared/golden/segmentation_metrics.npz"
 
 
 def count_one_by_one(gt, pred, num_classes, ignore=255):

@@ -12,7 +12,7 @@ from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
 from wsss_core.refine.crf import CRF_PRESETS, CrfParameters, crf_labels, crf_soft
 
-GOLDEN = Path("/work/shared/golden")
+GOLDEN = Path(__file__).parents[3] / "shared/golden"
 
 
 def make_image(height: int, width: int, noise: int = 4) -> np.ndarray:
