@@ -114,7 +114,7 @@ def galleries():
     if PLAN.config.report.gallery == 0:
         return []
     return [
-        f"{FIGURES}/galleries/{chain.name}"
+        f"{FIGURES}/galleries/{chain.name}/index.html"
         for chain in PLAN.chains
         if chain.seed == chain.experiment.seeds[0]
     ]

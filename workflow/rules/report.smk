@@ -64,13 +64,13 @@ rule gallery:
     input:
         gallery_record,
     output:
-        report(
-            directory(f"{FIGURES}/galleries/{{experiment}}"),
-            htmlindex="index.html",
+        page=report(
+            f"{FIGURES}/galleries/{{experiment}}/index.html",
             caption="../report/gallery.rst",
             category="Galleries",
             labels={"experiment": "{experiment}"},
         ),
+        montage=f"{FIGURES}/galleries/{{experiment}}/gallery.png",
     log:
         f"{FIGURES}/galleries/{{experiment}}.log",
     conda:
@@ -82,5 +82,6 @@ rule gallery:
     params:
         images=PLAN.config.report.gallery,
         seed=PLAN.config.report.seed,
+        directory=f"{FIGURES}/galleries/{{experiment}}",
     shell:
-        "{WSSS} gallery {input:q} --images {params.images} --seed {params.seed} --output {output:q} > {log:q} 2>&1"
+        "{WSSS} gallery {input:q} --images {params.images} --seed {params.seed} --output {params.directory:q} > {log:q} 2>&1"

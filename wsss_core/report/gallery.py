@@ -6,6 +6,7 @@ prediction, truth. A column is left out where the experiment has no such stage o
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import shutil
@@ -56,6 +57,8 @@ class Strip:
 def write_gallery(record_path: Path, out_dir: Path, images: int, seed: int) -> None:
     """Write `index.html`, `train/*.png`, `<split>/*.png` and the montage `gallery.png` into `out_dir`, replacing an earlier gallery.
 
+    The page holds its pictures itself: Snakemake's HTML report takes single files alone.
+
     Parameters
     ----------
     record_path
@@ -84,9 +87,9 @@ def write_gallery(record_path: Path, out_dir: Path, images: int, seed: int) -> N
         building.mkdir(parents=True)
         places = []
         for number, strip in enumerate(strips):
-            places.append(f"{strip.split}/{number:03d}.png")
-            (building / strip.split).mkdir(exist_ok=True)
-            strip.picture.save(building / places[-1])
+            places.append(building / strip.split / f"{number:03d}.png")
+            places[-1].parent.mkdir(exist_ok=True)
+            strip.picture.save(places[-1])
         montage(strips, index).save(building / "gallery.png")
         (building / "index.html").write_text(_page(record, index, strips, places), encoding="utf-8")
         if out_dir.exists():
@@ -221,7 +224,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(14)
 
 
-def _page(record: dict[str, Any], index: DataIndex, strips: Sequence[Strip], places: Sequence[str]) -> str:
+def _page(record: dict[str, Any], index: DataIndex, strips: Sequence[Strip], places: Sequence[Path]) -> str:
     title = html.escape(f"{record['name']}, seed {record['seed']}")
     swatches = "\n".join(
         f'<li><span class="swatch" style="background: rgb{colour}"></span>{html.escape(name)}</li>'
@@ -231,7 +234,8 @@ def _page(record: dict[str, Any], index: DataIndex, strips: Sequence[Strip], pla
     for strip, place in zip(strips, places, strict=True):
         names = ", ".join(index.classes[label] for label in strip.record.labels) or "no object"
         caption = html.escape(f"{strip.record.id}: {names}")
-        figure = f'<figure><img src="{html.escape(place)}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+        picture = base64.b64encode(place.read_bytes()).decode()
+        figure = f'<figure><img src="data:image/png;base64,{picture}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
         sections.setdefault(strip.split, []).append(figure)
     body = "\n".join(f"<h2>{html.escape(split)} images</h2>\n" + "\n".join(figures) for split, figures in sections.items())
     return f"""<!doctype html>
