@@ -15,7 +15,8 @@ from wsss_core.engine.export import export_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.submission import write_submission
 from wsss_core.plan import Plan
-from wsss_core.predict import Predictor, find_images, find_model, predict_images, refine_probabilities
+from wsss_core.predict import Predictor, find_images, find_model, predict_images
+from wsss_core.refine.predictions import refine_probabilities
 
 
 @pytest.fixture
@@ -52,6 +53,20 @@ def test_a_crf_keeps_the_class_numbers(image: np.ndarray) -> None:
     assert (labels[:, 35:] == 4).all()
 
 
+def test_the_stage_refines_as_the_predictor_does(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    from wsss_core.data.images import read_image
+    from wsss_core.data.index import read_index
+
+    plan = planned({"experiments": {"crf": {"supervision": "masks"}}, "predict": {"crf": "vitpcm"}})
+    directory = do(plan, "predict")
+    index = read_index(do(plan, "data"), None)
+    predictor = Predictor(do(plan, "segmenter"), {"crf": "vitpcm"})
+    for record in index.split("val"):
+        image = read_image(index.image_path(record))
+        agreement = (read_mask(directory / "masks" / f"{record.id}.png") == predictor.labels(image)).mean()
+        assert agreement > 0.999  # the store rounds to float16
+
+
 def test_own_images_are_written_as_masks_and_overlays(model: Path, image: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "photos" / "trip"
     folder.mkdir(parents=True)
@@ -70,11 +85,20 @@ def test_lists_are_relative_to_themselves(image: np.ndarray, tmp_path: Path) -> 
     assert find_images([tmp_path / "list.txt"]) == [(tmp_path / "a.png", Path("a.png"))]
 
 
-def test_what_is_not_there_is_one_line(tmp_path: Path, model: Path) -> None:
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with pytest.raises(UserError, match="same name as"):
+        find_images([tmp_path])
+    assert len(find_images([tmp_path / "a.png", tmp_path / "a.png"])) == 2  # the same image twice does no harm
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or directory"):
         find_images([tmp_path / "gone.jpg"])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no images"):
-        find_images([tmp_path / "results" / ".."]) if not list(tmp_path.rglob("*.png")) else find_images([model])
+        find_images([tmp_path / "empty"])
     with pytest.raises(UserError, match="holds no finished segmenter"):
         find_model(tmp_path)
 

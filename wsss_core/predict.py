@@ -13,20 +13,20 @@ from torch.nn import functional
 from wsss_core.cams import classify, read_ahead, rescale
 from wsss_core.config import Predict, validate
 from wsss_core.data.images import overlay_mask, read_image, save_mask
-from wsss_core.data.index import read_index
+from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.transforms import normalise
 from wsss_core.engine.models import DESCRIPTION, load_model
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
-from wsss_core.refine.crf import crf_soft
+from wsss_core.refine.predictions import present_classes, refine_predictions, refine_probabilities
 from wsss_core.stages import SPEC, Stage
+from wsss_core.store import ScoreWriter, shard_ranges
 from wsss_core.systems.segment import Segment
 
 __all__ = ["Predictor", "classify", "find_images", "find_model", "predict_images", "predict_stage"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# A class whose probability stays below this everywhere is left out of the CRF: it could win no pixel.
-_PRESENT = 0.05
+_SHARD = 64
 
 
 class Predictor:
@@ -81,15 +81,11 @@ class Predictor:
         return refine_probabilities(image, probabilities, self.config.crf)
 
 
-def refine_probabilities(image: np.ndarray, probabilities: np.ndarray, preset: str) -> np.ndarray:
-    """Return class numbers uint8[H, W] after a dense CRF over the classes that could win a pixel."""
-    present = np.flatnonzero(probabilities.reshape(len(probabilities), -1).max(axis=1) >= _PRESENT)
-    refined = crf_soft(image, probabilities[present], preset)
-    return present[refined.argmax(axis=0)].astype(np.uint8)
-
-
 def predict_stage(stage: Stage) -> None:
-    """Do a predict stage. Output: `masks/<id>.png` for each image of the split."""
+    """Do a predict stage. Output: `masks/<id>.png` for each image of the split.
+
+    With a CRF the network's probabilities go to a store first, so that the CRF can run in `stage.threads` processes.
+    """
     config = validate(Predict, stage.parameters, str(stage.output / SPEC))
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     torch.set_num_threads(stage.threads)
@@ -97,11 +93,28 @@ def predict_stage(stage: Stage) -> None:
     folder = stage.resume / "masks"
     folder.mkdir(exist_ok=True)
     todo = [record for record in index.split(config.split) if not (folder / f"{record.id}.png").exists()]
-    images = read_ahead(index, todo, int(stage.spec.run.get("workers", 0)))
-    for record, image in zip(todo, stage.track(images, "predict", len(todo)), strict=True):
-        with atomic_path(folder / f"{record.id}.png") as temporary:
-            save_mask(temporary, predictor.labels(image))
+    if config.crf == "none":
+        images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "predict", len(todo))
+        for record, image in zip(todo, images, strict=True):
+            with atomic_path(folder / f"{record.id}.png") as temporary:
+                save_mask(temporary, predictor.labels(image))
+    else:
+        for begin, end in shard_ranges(len(todo), _SHARD):
+            _predict_with_crf(stage, predictor, index, todo[begin:end], folder)
     stage.publish_directory("masks")
+
+
+def _predict_with_crf(stage: Stage, predictor: Predictor, index: DataIndex, records: list[Record], folder: Path) -> None:
+    """Predict some images and refine them; between the two, what the CRF needs lies in a store."""
+    scores = stage.resume / "probabilities.h5"
+    images = stage.track(read_ahead(index, records, int(stage.spec.run.get("workers", 0))), "predict", len(records))
+    with ScoreWriter(scores, index.num_classes) as writer:
+        for record, image in zip(records, images, strict=True):
+            probabilities = predictor.probabilities(image)
+            present = present_classes(probabilities)
+            writer.add(record.id, probabilities[present], present, image.shape[:2])
+    places = [(record.id, index.image_path(record)) for record in records]
+    refine_predictions(stage, scores, predictor.config.crf, places, folder)
 
 
 def find_model(path: Path) -> Path:
