@@ -81,6 +81,8 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
         ({**BASE, "dataset": {"source": "fodler"}}, "dataset"),
         ({**BASE, "dataset": {"source": "folder"}}, "dataset.root: missing"),
         ({**BASE, "dataset": {"source": "folder", "root": "x", "mask": "y"}}, "dataset.mask: unknown key; did you mean 'masks'?"),
+        ({**BASE, "tables": {"t": {"experiments": ["plian"]}}}, "tables.t.experiments: 'plian' names no experiment; did you mean 'plain'?"),
+        ({"experiments": {"a": {"segmenter": {"batch_size": 1}}}}, "batch_size must be at least 2 for deeplabv3plus"),
         ({**BASE, "sweep": {"classifier.lr": 3}}, "sweep: expected configuration keys with lists of values"),
     ],
 )

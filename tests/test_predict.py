@@ -53,6 +53,11 @@ def test_a_crf_keeps_the_class_numbers(image: np.ndarray) -> None:
     assert (labels[:, 35:] == 4).all()
 
 
+def test_a_crf_takes_predictions_without_a_clear_class(image: np.ndarray) -> None:
+    labels = refine_probabilities(image, np.full((81, 40, 57), 1 / 81, np.float32), "vitpcm")
+    assert labels.shape == (40, 57)
+
+
 def test_the_stage_refines_as_the_predictor_does(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
     from wsss_core.data.images import read_image
     from wsss_core.data.index import read_index

@@ -89,6 +89,16 @@ def test_a_bad_spec_is_one_line(tmp_path: Path, text: str | None, expected: str)
         read_spec(path)
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    path = spec_at(tmp_path)
+    (tmp_path / "resume" / "masks").mkdir(parents=True)
+    for leftover in (tmp_path / ".scores.h5.123.tmp", tmp_path / "resume/masks/.a.png.123.tmp"):
+        leftover.write_text("half")
+    run_stage(path, ("cams",), lambda stage: stage.publish_directory("masks"), threads=1)
+    assert read_json(tmp_path / "manifest.json")["outputs"] == {}
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
 def test_a_spec_of_another_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stage: expected classifier or segmenter, got 'cams'"):
         run_stage(spec_at(tmp_path), ("classifier", "segmenter"), lambda stage: None)

@@ -105,11 +105,11 @@ def normalise_cams(maps: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def classify(stage: Stage, index: DataIndex, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return class probabilities and image-level labels, both float32[N, C-1], of a split; one pass per image at its own size."""
+    """Return class probabilities and image-level labels, both float32[N, C-1], of a split; one pass per image, at the CAMs' scale 1 (parameter `resize`)."""
     torch.set_num_threads(stage.threads)
     trained = load_model(stage.input("model"), "cuda" if stage.gpus and torch.cuda.is_available() else "cpu")
     records = index.split(split)
-    plain = Cams(scales=(1.0,), flip=False)
+    plain = Cams(scales=(1.0,), flip=False, resize=stage.parameters.get("resize"))
     images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "classify", len(records))
     scores = [multiscale_cams(trained, image, plain)[1] for image in images]
     return np.stack(scores), np.stack([index.multi_hot(record) for record in records])

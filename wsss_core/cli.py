@@ -184,7 +184,7 @@ def evaluate(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 
 @app.command()
 def collect(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The experiment's spec.json in results/<data set>/experiments/.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The experiment's spec-<id>.json in results/<data set>/experiments/.")],
 ) -> None:
     """Gather an experiment's figures in experiment.json and link its stages by readable names."""
     from wsss_core.results import collect as collect_experiment

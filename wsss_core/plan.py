@@ -68,8 +68,7 @@ class Stage:
             "seed": self.seed,
             "upstream": {role: stage.id for role, stage in self.upstream.items()},
         }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
+        return _digest(content)
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,24 @@ class Plan:
         patterns = self.config.tables[name].experiments or ("*",)
         return tuple(chain for chain in self.chains if any(fnmatch.fnmatchcase(chain.name, pattern) for pattern in patterns))
 
+    def chain_spec(self, chain: Chain) -> dict[str, Any]:
+        """What `collect` needs to know of one experiment and seed."""
+        stages = {
+            name: {"kind": stage.kind, "id": stage.id, "directory": str(self.directory(stage))} for name, stage in chain.stages.items()
+        }
+        return {
+            "name": chain.name,
+            "seed": chain.seed,
+            "dataset": self.config.dataset.name,
+            "values": chain.experiment.model_dump(mode="json"),
+            "stages": stages,
+            "evaluations": {name: str(self.directory(stage)) for name, stage in chain.evaluations.items()},
+        }
+
+    def chain_spec_path(self, chain: Chain) -> Path:
+        """Place of that spec. Its name holds a checksum: a plan made meanwhile (a dry run after an edit) leaves a running workflow's alone."""
+        return self.chain_directory(chain) / f"spec-{_digest(self.chain_spec(chain))}.json"
+
     def spec(self, stage: Stage) -> dict[str, Any]:
         """What `spec.json` holds: see `wsss_core.stages.Spec`."""
         return {
@@ -145,6 +162,11 @@ class Plan:
             "run": {"workers": self.config.run.workers, "tensorboard": self.config.run.tensorboard},
             "output": str(self.directory(stage)),
         }
+
+
+def _digest(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
 
 
 def make_plan(config: Config, outside: Outside) -> Plan:
@@ -186,7 +208,9 @@ class _ChainBuilder:
         """Classifier, CAMs, refinement and pseudo masks."""
         experiment = self.experiment
         classifier = self._train("classifier", experiment.classifier)
-        self._evaluate("classifier", {"split": "val"}, {"image_labels": False, "scales": [1.0], "flip": False}, model=classifier)
+        resize = experiment.cams.resize
+        protocol: dict[str, Any] = {"image_labels": False, "scales": [1.0], "flip": False}
+        self._evaluate("classifier", {"split": "val", "resize": resize}, protocol, model=classifier)
         scores = self._add("cams", "cams", {**experiment.cams.model_dump(mode="json"), "split": "train"}, model=classifier)
         cams = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
         protocol = {**cams, "image_labels": experiment.cams.classes == "image_labels", "crf": "none"}

@@ -12,7 +12,7 @@ from wsss_core.config import Config
 from wsss_core.data.sources import checksum
 from wsss_core.errors import UserError
 from wsss_core.files import read_json, sha256, write_json
-from wsss_core.plan import Chain, Outside, Plan, make_plan
+from wsss_core.plan import Outside, Plan, make_plan
 from wsss_core.plan import Stage as PlannedStage
 from wsss_core.stages import MANIFEST, RESUME, SPEC
 
@@ -37,21 +37,7 @@ def write_specs(plan: Plan) -> None:
     for stage in plan.stages.values():
         _write_if_changed(plan.directory(stage) / SPEC, plan.spec(stage))
     for chain in plan.chains:
-        _write_if_changed(plan.chain_directory(chain) / SPEC, chain_spec(plan, chain))
-
-
-def chain_spec(plan: Plan, chain: Chain) -> dict[str, Any]:
-    """Return what `collect` needs to know of one experiment and seed."""
-    return {
-        "name": chain.name,
-        "seed": chain.seed,
-        "dataset": plan.config.dataset.name,
-        "values": chain.experiment.model_dump(mode="json"),
-        "stages": {
-            name: {"kind": stage.kind, "id": stage.id, "directory": str(plan.directory(stage))} for name, stage in chain.stages.items()
-        },
-        "evaluations": {name: str(plan.directory(stage)) for name, stage in chain.evaluations.items()},
-    }
+        _write_if_changed(plan.chain_spec_path(chain), plan.chain_spec(chain))
 
 
 def collect(path: Path) -> Path:
@@ -63,6 +49,10 @@ def collect(path: Path) -> Path:
     missing = {"name", "seed", "dataset", "values", "stages", "evaluations"} - set(spec)
     if missing:
         raise UserError(f"{path}: not an experiment's spec: missing {', '.join(sorted(missing))}")
+    wanted = {*spec["stages"], *(f"evaluate-{subject}" for subject in spec["evaluations"])}
+    for link in path.parent.iterdir():
+        if link.is_symlink() and link.name not in wanted:
+            link.unlink()
     for name, stage in spec["stages"].items():
         manifest = read_json(Path(stage["directory"]) / MANIFEST)
         stage.update(seconds=manifest["wall_seconds"], device=manifest["device"], peak_memory_mb=manifest["peak_memory_mb"])

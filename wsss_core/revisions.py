@@ -11,7 +11,7 @@ REVISIONS = {
     "cams": 1,
     "crf": 1,
     "pseudo": 1,
-    "segmenter.segment": 1,
+    "segmenter.segment": 2,
     "predict": 1,
     "evaluate": 1,
 }

@@ -185,6 +185,8 @@ def run_stage(path: Path, kinds: tuple[str, ...], work: Callable[[Stage], None],
         if _is_complete(spec):
             stage.log("is finished already; nothing to do")
             return
+        for leftover in spec.output.rglob(".*.tmp"):  # of a killed process
+            leftover.unlink()
         stage.log(f"starts with {threads} threads")
         start = time.monotonic()
         try:

@@ -233,3 +233,14 @@ sources.checksum(Folder(root={str(root)!r}))
 print([name for name in ("torch", "scipy", "pycocotools") if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_image_in_two_splits_is_refused(root: Path, tmp_path: Path) -> None:
+    lists = next(root.rglob("train.txt")).parent
+    (lists / "val.txt").write_text((lists / "train.txt").read_text())
+    dataset = Folder(root=str(root))
+    values = {"dataset": {**sources.spec_parameters(dataset), "content": ""}}
+    spec = Spec("data", "0" * 10, 1, values, None, {}, {}, sources.spec_files(dataset), {}, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="is in both train and val"):
+        sources.prepare(Stage(spec, 1, 0))

@@ -62,6 +62,31 @@ def test_workers_change_nothing(planned: Callable[..., Plan], do: Callable[[Plan
     assert results[0] == results[1]
 
 
+def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    """The segmenter has dropout, which draws from the generator that a DataLoader would draw from too."""
+    results = []
+    for workers, stop in ((0, False), (1, False), (1, True)):
+        plan = planned({"experiments": {"crf": {"supervision": "masks"}}, "segmenter": {"epochs": 2}, "run": {"workers": workers}})
+        do(plan, "data")
+        directory = plan.directory(plan.chains[0].stages["segmenter"])
+        if stop:
+            original = loop._Fit._epoch
+
+            def dies_in_the_second_epoch(self: Any, epoch: int, original: Any = original) -> Any:
+                if epoch == 1:
+                    raise KeyboardInterrupt
+                return original(self, epoch)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(loop._Fit, "_epoch", dies_in_the_second_epoch)
+                with pytest.raises(KeyboardInterrupt):
+                    loop.train(stage_at(directory))
+        loop.train(stage_at(directory))
+        results.append((directory / "model.safetensors").read_bytes())
+        (directory / "resume" / "checkpoint.pt").unlink()
+    assert results[0] == results[1] == results[2]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_killed_training_resumes_and_ends_the_same(
     planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch, optimizer: str

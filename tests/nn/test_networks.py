@@ -33,6 +33,11 @@ def test_a_transformer_gives_maps_at_its_patch_size() -> None:
     assert final.shape[-2:] == (3, 4)
 
 
+def test_a_transformer_takes_images_of_any_size() -> None:
+    final, _ = Features(backbone("test_vit", output_stride=16))(torch.zeros(1, 3, 50, 64))
+    assert final.shape[-2:] == (4, 4)
+
+
 def test_errors_are_one_line() -> None:
     with pytest.raises(UserError, match="no network 'resnet5O'; did you mean"):
         Features(backbone("resnet5O"))

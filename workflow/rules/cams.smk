@@ -22,4 +22,4 @@ rule cams:
     params:
         spec=spec("cams"),
     shell:
-        "{WSSS} cams {params.spec} --threads {threads} --gpus {resources.gpu}"
+        "{WSSS} cams {params.spec:q} --threads {threads} --gpus {resources.gpu}"

@@ -24,4 +24,4 @@ rule classifier:
     params:
         spec=spec("classifier"),
     shell:
-        "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"
+        "{WSSS} train {params.spec:q} --threads {threads} --gpus {resources.gpu}"

@@ -1,13 +1,13 @@
 # The plan of the configuration, and the named input functions that the rules share.
 
-import os
+import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
 
 from wsss_core.config import load_config, read_yaml
 from wsss_core.errors import UserError
-from wsss_core.results import chain_spec, plan_on_disk, write_specs
+from wsss_core.results import plan_on_disk, write_specs
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
     "config.yaml"
@@ -27,7 +27,7 @@ except UserError as error:
 # Jobs use the Python that runs Snakemake, activated or not; in conda environments (--sdm conda) that of the environment.
 PROJECT = str(workflow.current_basedir.join("../..").get_path_or_uri(secret_free=False))
 CONDA = "conda" in str(workflow.deployment_settings.deployment_method).lower()
-WSSS = f"PYTHONPATH={PROJECT} {'python' if CONDA else sys.executable} -m wsss_core"
+WSSS = f"PYTHONPATH={shlex.quote(PROJECT)} {'python' if CONDA else shlex.quote(sys.executable)} -m wsss_core"
 
 RUN = PLAN.config.run
 GPU_LIMIT = getattr(workflow.global_resources.get("gpu"), "value", None)
@@ -81,6 +81,10 @@ def needs_gpu(kind):
 def experiment_inputs(wildcards):
     chain = CHAINS[wildcards.experiment, wildcards.seed]
     return [manifest(stage) for stage in chain.all_stages.values()]
+
+
+def experiment_spec(wildcards):
+    return str(PLAN.chain_spec_path(CHAINS[wildcards.experiment, wildcards.seed]))
 
 
 def records(chains=PLAN.chains):

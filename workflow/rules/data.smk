@@ -19,4 +19,4 @@ rule data:
     params:
         spec=spec("data"),
     shell:
-        "{WSSS} data {params.spec} --threads {threads}"
+        "{WSSS} data {params.spec:q} --threads {threads}"

@@ -22,4 +22,4 @@ rule evaluate:
     params:
         spec=spec("evaluate"),
     shell:
-        "{WSSS} evaluate {params.spec} --threads {threads} --gpus {resources.gpu}"
+        "{WSSS} evaluate {params.spec:q} --threads {threads} --gpus {resources.gpu}"

@@ -21,7 +21,7 @@ rule crf:
     params:
         spec=spec("crf"),
     shell:
-        "{WSSS} crf {params.spec} --threads {threads}"
+        "{WSSS} crf {params.spec:q} --threads {threads}"
 
 
 rule pseudo:
@@ -44,4 +44,4 @@ rule pseudo:
     params:
         spec=spec("pseudo"),
     shell:
-        "{WSSS} pseudo {params.spec} --threads {threads}"
+        "{WSSS} pseudo {params.spec:q} --threads {threads}"

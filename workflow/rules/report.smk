@@ -12,7 +12,7 @@ rule experiment:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=f"{EXPERIMENTS}/{{experiment}}/seed{{seed}}/spec.json",
+        spec=experiment_spec,
     shell:
         "{WSSS} collect {params.spec:q} > {log:q} 2>&1"
 

@@ -24,7 +24,7 @@ rule segmenter:
     params:
         spec=spec("segmenter"),
     shell:
-        "{WSSS} train {params.spec} --threads {threads} --gpus {resources.gpu}"
+        "{WSSS} train {params.spec:q} --threads {threads} --gpus {resources.gpu}"
 
 
 rule predict:
@@ -47,4 +47,4 @@ rule predict:
     params:
         spec=spec("predict"),
     shell:
-        "{WSSS} predict {params.spec} --threads {threads} --gpus {resources.gpu}"
+        "{WSSS} predict {params.spec:q} --threads {threads} --gpus {resources.gpu}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 from copy import deepcopy
 from pathlib import Path
@@ -76,6 +77,12 @@ def load_config(values: dict[str, Any], source: str = "config") -> Config:
     elif isinstance(dataset, dict) and "source" not in dataset:
         raise UserError(f"{source}: dataset.source: missing; valid: {', '.join(SOURCES)}")
     checked = validate(Config, values, source)
+    for name, table in checked.tables.items():
+        for pattern in table.experiments:
+            if not fnmatch.filter(checked.experiments, pattern):
+                raise UserError(
+                    f"{source}: tables.{name}.experiments: '{pattern}' names no experiment{did_you_mean(pattern, checked.experiments)}"
+                )
     return checked if checked.tables else checked.model_copy(update={"tables": {checked.dataset.name: Table()}})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from wsss_core.config.base import Block, Fraction, Positive, Training
 
@@ -69,6 +69,12 @@ class Segmenter(Training):
     """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip) or UNet (a skip at every level)."""
     decoder_channels: Positive = 256
     """Width of the decoder."""
+
+    @model_validator(mode="after")
+    def _image_pooling_needs_two_images(self) -> Segmenter:
+        if self.batch_size == 1 and self.decoder in ("deeplabv3", "deeplabv3plus"):
+            raise ValueError(f"batch_size must be at least 2 for {self.decoder} (batch normalisation of its image-level features), got 1")
+        return self
 
 
 class Predict(Block):

@@ -68,7 +68,7 @@ def spec_parameters(dataset: Dataset) -> dict[str, Any]:
 
 def spec_files(dataset: Dataset) -> dict[str, str]:
     """Return the block's places outside the project as the spec's `files`: `root` and `sbd`, those that are set."""
-    return {key: getattr(dataset, key) for key in _PLACES if getattr(dataset, key, None)}
+    return {key: str(Path(getattr(dataset, key)).expanduser()) for key in _PLACES if getattr(dataset, key, None)}
 
 
 def dataset_from_spec(parameters: dict[str, Any], files: dict[str, str], where: str = SPEC) -> Dataset:
@@ -88,9 +88,22 @@ def prepare(stage: Stage) -> None:
         raise UserError(f"{where}: parameters.dataset: expected the dataset block")
     dataset = dataset_from_spec(stage.parameters["dataset"], stage.spec.files, where)
     index = build_index(dataset, stage.output, stage.track)
+    _check_splits(index)
     write_json(stage.output / INDEX_FILE, write_index(index))
     stage.facts["label_source"] = index.label_source
     stage.log(summary(index))
+
+
+def _check_splits(index: DataIndex) -> None:
+    """Refuse what would make every later figure worthless: nothing to train or judge on, or judging on training images."""
+    train = {record.id for record in index.split("train")}
+    for name in index.splits:
+        shared = sorted(train & {record.id for record in index.split(name)}) if name != "train" else []
+        if shared:
+            raise UserError(
+                f"dataset: the image '{shared[0]}' is in both train and {name} ({len(shared)} such images); splits must not overlap"
+            )
+    index.split("val")
 
 
 def summary(index: DataIndex) -> str:

@@ -64,7 +64,7 @@ def make_fabric(config: Training, gpus: int) -> Fabric:
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=count,
-        strategy="ddp" if count > 1 else "auto",
+        strategy="ddp_find_unused_parameters_true" if count > 1 else "auto",
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
         # The processes of one job are ours to start: a cluster's scheduler started just this one.
         plugins=[LightningEnvironment()],
@@ -112,6 +112,8 @@ class _Fit:
             sampler=self.sampler,
             # A last, smaller batch would weigh its images more, and one image alone breaks batch normalisation.
             drop_last=len(self.sampler) >= self.config.batch_size,
+            # Its own generator: else starting the workers would draw from the one that dropout draws from.
+            generator=torch.Generator(),
             num_workers=int(stage.spec.run.get("workers", 0)),
             persistent_workers=int(stage.spec.run.get("workers", 0)) > 0,
             pin_memory=self.fabric.device.type == "cuda",

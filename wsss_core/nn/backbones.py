@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsss_core.config import Backbone
 from wsss_core.errors import UserError, did_you_mean
 
-_PROBE = 64
+_PROBE = 224  # a multiple of all usual patch sizes and strides
 
 
 class Features(nn.Module):
@@ -50,7 +50,8 @@ class Features(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the final feature map [N, D, h, w] and all levels [N, D_i, h_i, w_i] of images [N, 3, H, W]."""
         final, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
-        return (final if final.ndim == 4 else levels[-1]), levels
+        same_grid = final.ndim == 4 and final.shape[-2:] == levels[-1].shape[-2:]
+        return (final if same_grid else levels[-1]), levels
 
 
 def statistics(config: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,7 +83,7 @@ def _create(config: Backbone) -> nn.Module:
     try:
         net = timm.create_model(name, **options)
     except TypeError:  # no dilation to set: transformers
-        options = {"num_classes": 0, "dynamic_img_size": True}
+        options = {"num_classes": 0, "dynamic_img_size": True, "dynamic_img_pad": True}
         net = timm.create_model(name, **options)
     except (AssertionError, NotImplementedError, ValueError):
         raise UserError(f"backbone: {name} does not offer output_stride {config.output_stride}") from None

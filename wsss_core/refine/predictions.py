@@ -15,13 +15,14 @@ from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import open_store, read_image_of_size
 from wsss_core.stages import Stage
 
-# A class whose probability stays below this everywhere is left out of the CRF: it could win no pixel, and labels are its cost.
+# A class that wins no pixel and stays below this everywhere is left out of the CRF, whose cost is the number of labels.
 _PRESENT = 0.05
 
 
 def present_classes(probabilities: np.ndarray) -> np.ndarray:
-    """Return the class numbers int[K], ascending, that reach 5 % somewhere in float[C, H, W]."""
-    return np.flatnonzero(probabilities.reshape(len(probabilities), -1).max(axis=1) >= _PRESENT)
+    """Return the class numbers int[K], ascending, that reach 5 % or are the best somewhere in float[C, H, W]."""
+    flat = probabilities.reshape(len(probabilities), -1)
+    return np.union1d(np.flatnonzero(flat.max(axis=1) >= _PRESENT), flat.argmax(axis=0))
 
 
 def refine_probabilities(image: np.ndarray, probabilities: np.ndarray, preset: str) -> np.ndarray:
