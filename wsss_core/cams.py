@@ -19,6 +19,7 @@ from wsss_core.config import Cams, validate
 from wsss_core.data.images import read_image
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.transforms import normalise
+from wsss_core.devices import torch_device
 from wsss_core.engine.models import TrainedModel, load_model
 from wsss_core.errors import UserError
 from wsss_core.stages import SPEC, Stage
@@ -37,8 +38,7 @@ def write_cams(stage: Stage) -> None:
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     records = index.split(stage.parameters["split"])
     torch.set_num_threads(stage.threads)
-    device = "cuda" if stage.gpus and torch.cuda.is_available() else "cpu"
-    trained = load_model(stage.input("model"), device)
+    trained = load_model(stage.input("model"), torch_device(stage.gpus))
     shards = [(stage.resume / f"shard-{begin:07d}.h5", records[begin:end]) for begin, end in shard_ranges(len(records), _SHARD)]
     todo = [record for path, part in shards if not path.exists() for record in part]
     images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "cams", len(todo))
@@ -107,7 +107,7 @@ def normalise_cams(maps: np.ndarray) -> np.ndarray:
 def classify(stage: Stage, index: DataIndex, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return class probabilities and image-level labels, both float32[N, C-1], of a split; one pass per image, at the CAMs' scale 1 (parameter `resize`)."""
     torch.set_num_threads(stage.threads)
-    trained = load_model(stage.input("model"), "cuda" if stage.gpus and torch.cuda.is_available() else "cpu")
+    trained = load_model(stage.input("model"), torch_device(stage.gpus))
     records = index.split(split)
     plain = Cams(scales=(1.0,), flip=False, resize=stage.parameters.get("resize"))
     images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "classify", len(records))

@@ -35,6 +35,13 @@ def claim_gpus(count: int) -> Iterator[str]:
         yield _name(len(held))
 
 
+def torch_device(gpus: int) -> str:
+    """Return the device of a job that may use `gpus` GPUs: "cuda", or "cpu" if that is none or the host has none."""
+    import torch
+
+    return "cuda" if gpus and torch.cuda.is_available() else "cpu"
+
+
 def _name(count: int) -> str:
     import torch
 

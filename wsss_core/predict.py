@@ -15,6 +15,7 @@ from wsss_core.config import Predict, validate
 from wsss_core.data.images import overlay_mask, read_image, save_mask
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.transforms import normalise
+from wsss_core.devices import torch_device
 from wsss_core.engine.models import DESCRIPTION, load_model
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
@@ -89,7 +90,7 @@ def predict_stage(stage: Stage) -> None:
     config = validate(Predict, stage.parameters, str(stage.output / SPEC))
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     torch.set_num_threads(stage.threads)
-    predictor = Predictor(stage.input("model"), config, "cuda" if stage.gpus and torch.cuda.is_available() else "cpu")
+    predictor = Predictor(stage.input("model"), config, torch_device(stage.gpus))
     folder = stage.resume / "masks"
     folder.mkdir(exist_ok=True)
     todo = [record for record in index.split(config.split) if not (folder / f"{record.id}.png").exists()]

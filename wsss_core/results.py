@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterable
@@ -22,12 +23,12 @@ EXPERIMENT = "experiment.json"
 def plan_on_disk(config: Config) -> Plan:
     """Make the plan of a configuration with the checksums of its data and weights as they are now."""
     content = checksum(config.dataset)
-    weights: dict[str, str] = {}
 
+    @functools.cache  # once per file, however many experiments start from it
     def digest(path: str) -> str:
         if not Path(path).is_file():
             raise UserError(f"weights: {path}: no such file; expected 'pretrained', 'none' or a file of weights")
-        return weights.setdefault(path, sha256(Path(path)))
+        return sha256(Path(path))
 
     return make_plan(config, Outside(content["images"], content["masks"], digest))
 

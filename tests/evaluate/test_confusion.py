@@ -18,11 +18,11 @@ def count_one_by_one(gt, pred, num_classes, ignore=255):
     return cm
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 21, 81, 256, 300])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize(
+    ("num_classes", "dtype"),
+    [(c, np.uint8) for c in (1, 2, 21, 81)] + [(c, dtype) for c in (1, 2, 21, 81, 256, 300) for dtype in (np.int32, np.int64)],
+)
 def test_equals_counting_one_by_one(num_classes, dtype):
-    if num_classes > 255 and dtype is np.uint8:
-        pytest.skip("does not fit")
     rng = np.random.default_rng(num_classes)
     gt, pred = (rng.integers(0, num_classes, (13, 17)).astype(dtype) for _ in range(2))
     gt[rng.random(gt.shape) < 0.2] = 255
