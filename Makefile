@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 UV := 0.13.8
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test lint bench docs lock clean
 
 demo: .venv/ready
 	snakemake --cores $(CORES)
@@ -21,6 +21,9 @@ lint: .venv/ready
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy wsss_core
+
+bench: .venv/ready
+	python -m benchmarks
 
 docs: .venv/ready
 	python -m wsss_core.config.document

@@ -90,12 +90,20 @@ def work_of(kind: str) -> Callable[[Stage], None]:
     from wsss_core.evaluate.stage import evaluate
     from wsss_core.predict import predict_stage
     from wsss_core.refine.crf_stage import refine_with_crf
+    from wsss_core.refine.labels_stage import make_affinity_labels
     from wsss_core.refine.pseudo_stage import make_pseudo_masks
+    from wsss_core.refine.threshold import choose_threshold
+    from wsss_core.refine.walk_stage import walk_scores
 
     return {
         "data": prepare,
         "classifier": train,
         "cams": write_cams,
+        "threshold": choose_threshold,
+        "affinity-labels": make_affinity_labels,
+        "affinity": train,
+        "boundary": train,
+        "walk": walk_scores,
         "crf": refine_with_crf,
         "pseudo": make_pseudo_masks,
         "segmenter": train,

@@ -136,6 +136,7 @@ def test_a_corrupt_jpeg_is_one_line(tmp_path: Path, do: Callable[[Plan, str], Pa
 def test_a_mask_of_another_size_is_one_line(tmp_path: Path, do: Callable[[Plan, str], Path]) -> None:
     plan = own_images(tmp_path, experiments={"crf": {}, "upper-bound": {"supervision": "masks"}})
     do(plan, "pseudo")
+    do(plan, "cams-threshold")
     Image.new("L", (48, 41), 1).save(tmp_path / "data/SegmentationClass/a.png")
     assert "a.png: the mask is 48x41 pixels" in error_line("evaluate", spec_of(plan, "evaluate-cams"))
     assert "48x41" in error_line("evaluate", spec_of(plan, "evaluate-pseudo"))

@@ -84,10 +84,37 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
         ({**BASE, "tables": {"t": {"experiments": ["plian"]}}}, "tables.t.experiments: 'plian' names no experiment; did you mean 'plain'?"),
         ({"experiments": {"a": {"segmenter": {"batch_size": 1}}}}, "batch_size must be at least 2 for deeplabv3plus"),
         ({**BASE, "sweep": {"classifier.lr": 3}}, "sweep: expected configuration keys with lists of values"),
+        (
+            {"experiments": {"a": {"refine": {"labels": {"foreground": 0.3, "background": 0.3}}}}},
+            "experiments.a.refine.labels: foreground must be greater than background, got 0.3 and 0.3",
+        ),
+        ({"refine": {"labels": {"foreground": 0, "background": 1}}, **BASE}, "foreground must be greater than background, got 0 and 1"),
+        ({"experiments": {"a": {"refine": {"labels": {"foreground": 1.5}}}}}, "experiments.a.refine.labels.foreground"),
+        ({"experiments": {"a": {"refine": {"labels": {"low": 24}}}}}, "refine.labels: low must be smaller than high, got 24 and 24"),
+        (
+            {"experiments": {"a": {"refine": {"method": "crf", "crf": "none"}}}},
+            "experiments.a.refine: method crf needs a parameter set in refine.crf, got 'none'",
+        ),
+        ({"experiments": {"a": {"refine": {"method": "afinity"}}}}, "got 'afinity'; did you mean 'affinity'?"),
+        (
+            {"experiments": {"a": {"refine": {"affinity": {"radius": 1}}}}},
+            "refine.affinity.radius: input should be greater than or equal to 2",
+        ),
+        ({"experiments": {"a": {"refine": {"walk": {"beta": 0}}}}}, "refine.walk.beta: input should be greater than 0, got 0"),
+        ({"experiments": {"a": {"refine": {"walk": {"steps": -1}}}}}, "experiments.a.refine.walk.steps"),
+        ({"experiments": {"a": {"refine": {"walk": {"step": 3}}}}}, "refine.walk.step: unknown key; did you mean 'steps'?"),
     ],
 )
 def test_errors_name_the_key_and_the_nearest_valid_name(values: dict[str, Any], expected: str) -> None:
     assert expected in error_of(values)
+
+
+def test_a_walk_needs_no_crf_and_one_confident_threshold_may_stand_alone() -> None:
+    for method in ("none", "affinity", "boundary"):
+        refine = {"method": method, "crf": "none", "labels": {"foreground": 0.01}, "walk": {"steps": 0}}
+        config = load_config({"experiments": {"a": {"refine": refine}}}).experiments["a"].refine
+        assert (config.method, config.crf, config.labels.foreground, config.labels.background) == (method, "none", 0.01, "auto")
+        assert (config.walk.steps, config.affinity.freeze_backbone, config.boundary.freeze_backbone) == (0, False, True)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a: [", "not a YAML file"), ("- 1", "expected a mapping"), (None, "cannot be read")])

@@ -61,7 +61,7 @@ def test_yaml_examples_load(page: Path) -> None:
 @every_page
 def test_commands_and_options_exist(page: Path) -> None:
     for code in code_of(page):
-        for name, rest in re.findall(r"\bwsss +([a-z]+)\b([^|;&]*)", code):
+        for name, rest in re.findall(r"\bwsss +([a-z][a-z-]*)\b([^|;&]*)", code):
             assert name in COMMANDS, f"{page.name}: {code}"
             known = {option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
             unknown = set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest)) - known - {"--help"}
@@ -69,7 +69,7 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 
 def test_every_command_and_option_is_described() -> None:
-    sections = re.split(r"^## `wsss (\w+)`$", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = re.split(r"^## `wsss ([\w-]+)`$", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     described = dict(zip(sections[1::2], sections[2::2], strict=True))
     assert set(described) == set(COMMANDS)
     for name, text in described.items():
@@ -84,3 +84,8 @@ def test_the_citation_is_of_this_version() -> None:
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert str(citation["version"]) == project["version"]
     assert citation["license"] == project["license"]
+
+
+def test_no_page_has_a_gap_left_to_fill() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    assert not [page.name for page in pages if "<!--" in page.read_text(encoding="utf-8")]

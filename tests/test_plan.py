@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wsss_core import plan as plan_module
-from wsss_core.config import Config
+from wsss_core.config import Config, overlay
 from wsss_core.plan import Chain, Outside, Plan, make_plan
 
 
@@ -25,7 +25,7 @@ def changed(before: Chain, after: Chain) -> set[str]:
 
 
 FROM_CRF = {"refine", "pseudo", "segmenter", "predict", "evaluate-refine", "evaluate-pseudo", "evaluate-segmenter"}
-FROM_CAMS = FROM_CRF | {"cams", "evaluate-cams"}
+FROM_CAMS = FROM_CRF | {"cams", "cams-threshold", "evaluate-cams"}
 FROM_CLASSIFIER = FROM_CAMS | {"classifier", "evaluate-classifier"}
 
 
@@ -51,11 +51,75 @@ def test_a_change_reruns_exactly_what_it_should(tiny: Callable[..., Config], cha
     assert changed(chain_of(tiny()), chain_of(tiny(change))) == reruns
 
 
+FROM_WALK = {"walk", "walk-threshold", "evaluate-walk"} | FROM_CRF
+FROM_LABELS = FROM_WALK | {"affinity-labels", "affinity"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns"),
+    [
+        ({"refine": {"boundary": {"epochs": 7}}}, set()),
+        ({"refine": {"walk": {"beta": 4}}}, FROM_WALK),
+        ({"refine": {"affinity": {"lr": 0.5}}}, FROM_WALK | {"affinity"}),
+        ({"refine": {"affinity": {"backbone": "resnet18", "weights": "pretrained"}}}, set()),  # it starts from the classifier
+        ({"refine": {"labels": {"margin": 0.4}}}, FROM_LABELS),
+        ({"refine": {"labels": {"foreground": 0.9, "high": 30}}}, set()),  # of methods that are not chosen
+        ({"refine": {"walk": {"radius": 7, "background_power": 2}}}, set()),  # neither is used by this walk
+        ({"refine": {"crf": "soft"}}, FROM_CRF),
+        ({"classifier": {"lr": 0.123}}, FROM_LABELS | {"classifier", "cams", "cams-threshold", "evaluate-cams", "evaluate-classifier"}),
+    ],
+)
+def test_a_change_of_a_walk_reruns_exactly_what_it_should(tiny: Callable[..., Config], change: dict[str, Any], reruns: set[str]) -> None:
+    walk = {"refine": {"method": "affinity"}}
+    assert changed(chain_of(tiny(walk)), chain_of(tiny(overlay(walk, change)))) == reruns
+
+
+def test_figures_say_that_a_walk_made_them(tiny: Callable[..., Config]) -> None:
+    chain = chain_of(tiny({"refine": {"method": "boundary"}}))
+    walked = {name: stage.parameters["protocol"].get("walk") for name, stage in chain.evaluations.items()}
+    assert walked == {"classifier": None, "cams": "none", "walk": "boundary", "refine": "boundary", "pseudo": "boundary", "segmenter": None}
+
+
+def test_values_that_a_stage_does_not_use_change_no_id(tiny: Callable[..., Config]) -> None:
+    assert changed(chain_of(tiny()), chain_of(tiny({"refine": {"background_power": 9}}))) == set()
+    power = {"refine": {"method": "affinity", "walk": {"background": "power", "beta": 8}}}
+    assert changed(chain_of(tiny(power)), chain_of(tiny(overlay(power, {"refine": {"background": 0.4, "walk": {"beta": None}}})))) == set()
+    fixed = {"refine": {"method": "affinity", "labels": {"method": "thresholds", "foreground": 0.5, "background": 0.1}}}
+    assert changed(chain_of(tiny(fixed)), chain_of(tiny(overlay(fixed, {"refine": {"labels": {"margin": 0.4, "crf": "labels"}}})))) == set()
+
+
+def test_a_walk_has_all_its_stages_and_ends_where_it_is_told(tiny: Callable[..., Config]) -> None:
+    chain = chain_of(tiny({"refine": {"method": "boundary"}}))
+    walked = ["cams-threshold", "affinity-labels", "boundary", "walk", "walk-threshold", "refine", "pseudo"]
+    assert list(chain.stages)[:10] == ["data", "classifier", "cams", *walked]
+    assert chain.stages["boundary"].upstream["classifier"] is chain.stages["classifier"]
+    bare = chain_of(tiny({"refine": {"method": "boundary", "crf": "none"}}))
+    assert "refine" not in bare.stages
+    assert bare.stages["pseudo"].upstream["threshold"] is bare.stages["walk-threshold"]
+    assert bare.stages["walk"].id == chain.stages["walk"].id
+    power = chain_of(tiny({"refine": {"method": "affinity", "crf": "none", "walk": {"background": "power"}}, "pseudo": {"threshold": 0.2}}))
+    assert power.stages["pseudo"].parameters["threshold"] is None  # the background walks along: the best channel wins
+    assert "walk-threshold" not in power.stages
+
+
+def test_a_pair_network_may_start_from_other_weights(tiny: Callable[..., Config]) -> None:
+    own = {"initial": "weights", "backbone": "resnet18", "weights": "none"}
+    chain = chain_of(tiny({"refine": {"method": "affinity", "affinity": own}}))
+    assert chain.stages["affinity"].parameters["backbone"] == "resnet18"
+    assert set(chain.stages["affinity"].upstream) == {"data", "labels"}
+
+
+def test_a_fixed_threshold_needs_no_threshold_stage(tiny: Callable[..., Config]) -> None:
+    chain = chain_of(tiny({"pseudo": {"threshold": 0.3}, "refine": {"method": "none"}}))
+    assert not [name for name in chain.stages if "threshold" in name]
+    assert chain.evaluations["cams"].parameters["threshold"] == 0.3
+
+
 def test_experiments_share_a_prefix(tiny: Callable[..., Config]) -> None:
     plan = make_plan(tiny({"experiments": {"crf": {}, "plain": {"refine": {"method": "none"}}}}), Outside())
     first, second = plan.chains
     shared = {name for name in second.stages if first.stages[name].id == second.stages[name].id}
-    assert shared == {"data", "classifier", "cams"}
+    assert shared == {"data", "classifier", "cams", "cams-threshold"}
     assert sum(stage.kind == "classifier" for stage in plan.stages.values()) == 1
 
 

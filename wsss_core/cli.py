@@ -72,7 +72,7 @@ def data(
 
 @app.command()
 def train(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
-    """Train a classifier or a segmenter.
+    """Train a classifier, AffinityNet, the boundary network or a segmenter.
 
     Writes model.safetensors, model.json and metrics.csv (one row per epoch). A killed run starts again after its last whole epoch
     and ends as an undisturbed one would.
@@ -84,7 +84,7 @@ def train(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 
         train_stage(stage)
 
-    run_stage(spec, ("classifier", "segmenter"), work, threads=threads, gpus=gpus)
+    run_stage(spec, ("classifier", "affinity", "boundary", "segmenter"), work, threads=threads, gpus=gpus)
 
 
 @app.command()
@@ -98,6 +98,37 @@ def cams(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
         write_cams(stage)
 
     run_stage(spec, ("cams",), work, threads=threads, gpus=gpus)
+
+
+@app.command()
+def threshold(spec: SpecFile, threads: Threads = 0) -> None:
+    """Choose a background threshold without masks: the one at which the scores agree best with their CRF refinement."""
+    from wsss_core.refine.threshold import choose_threshold
+    from wsss_core.stages import run_stage
+
+    run_stage(spec, ("threshold",), choose_threshold, threads=threads)
+
+
+@app.command()
+def affinity_labels(spec: SpecFile, threads: Threads = 0) -> None:
+    """Mark what is surely foreground and surely background in the CAMs, for AffinityNet and the boundary network to learn from."""
+    from wsss_core.refine.labels_stage import make_affinity_labels
+    from wsss_core.stages import run_stage
+
+    run_stage(spec, ("affinity-labels",), make_affinity_labels, threads=threads)
+
+
+@app.command()
+def walk(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
+    """Spread CAMs over the image by a random walk along the affinities of AffinityNet or the boundary network."""
+    from wsss_core.stages import run_stage
+
+    def work(stage):  # type: ignore[no-untyped-def]
+        from wsss_core.refine.walk_stage import walk_scores
+
+        walk_scores(stage)
+
+    run_stage(spec, ("walk",), work, threads=threads, gpus=gpus)
 
 
 @app.command()
@@ -228,7 +259,7 @@ def gallery(
     images: Annotated[int, typer.Option(min=1, help="Number of images per split.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Draws the images.")] = 0,
 ) -> None:
-    """Show images of an experiment stage by stage: image, CAM, refined scores, pseudo mask, prediction, truth."""
+    """Show images of an experiment stage by stage: image, CAM, affinity labels, boundary map, walked and refined scores, pseudo mask, prediction, truth."""
     from wsss_core.report.gallery import write_gallery
 
     write_gallery(record, output, images, seed)

@@ -14,11 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wsss_core.config import Config, Experiment, Training
+from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
 ID_DIGITS = 10
+_LABEL_VALUES = {"otsu": set[str](), "thresholds": {"foreground", "background"}, "powers": {"low", "high"}}
+"""What each method of making affinity labels is told; what it does not use must not change an id."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Stage:
     Attributes
     ----------
     kind
-        data, classifier, cams, crf, pseudo, segmenter, predict or evaluate; the folder in the store.
+        data, classifier, cams, threshold, affinity-labels, affinity, boundary, walk, crf, pseudo, segmenter, predict or evaluate; the folder in the store.
     parameters
         All that decides the result beside the upstream stages and the seed. JSON values.
     upstream
@@ -78,9 +80,9 @@ class Chain:
     Attributes
     ----------
     stages
-        The stages by readable name (data, classifier, cams, refine, pseudo, segmenter, predict), in order.
+        The stages by readable name (data, classifier, cams, cams-threshold, ..., refine, pseudo, segmenter, predict), in order.
     evaluations
-        The evaluate stages by what they judge (classifier, cams, refine, pseudo, segmenter).
+        The evaluate stages by what they judge (classifier, cams, walk, refine, pseudo, segmenter).
     """
 
     name: str
@@ -211,20 +213,69 @@ class _ChainBuilder:
         resize = experiment.cams.resize
         protocol: dict[str, Any] = {"image_labels": False, "scales": [1.0], "flip": False}
         self._evaluate("classifier", {"split": "val", "resize": resize}, protocol, model=classifier)
-        scores = self._add("cams", "cams", {**experiment.cams.model_dump(mode="json"), "split": "train"}, model=classifier)
-        cams = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
-        protocol = {**cams, "image_labels": experiment.cams.classes == "image_labels", "crf": "none"}
-        threshold: float | None = experiment.pseudo.threshold
-        curve = {"split": "train", **experiment.evaluate.model_dump(mode="json")}
-        self._evaluate("cams", {**curve, "threshold": threshold}, protocol, scores=scores)
-        if experiment.refine.method == "crf":
-            scores = self._add("refine", "crf", experiment.refine.model_dump(mode="json", exclude={"method"}), scores=scores)
+        cams = self._add("cams", "cams", {**experiment.cams.model_dump(mode="json"), "split": "train"}, model=classifier)
+        protocol = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
+        protocol = {**protocol, "image_labels": experiment.cams.classes == "image_labels", "walk": "none", "crf": "none"}
+        threshold = self._judge("cams", cams, protocol)
+        scores, method = cams, experiment.refine.method
+        if method in ("affinity", "boundary"):
+            scores = self._walk(cams, classifier)
+            protocol = {**protocol, "walk": method}
+            threshold = self._judge("walk", scores, protocol, background=experiment.refine.walk.background == "power")
+        if method != "none" and experiment.refine.crf != "none":
+            parameters = experiment.refine.model_dump(mode="json", include={"crf", *self._background_values()})
+            scores = self._add("refine", "crf", parameters, scores=scores)
             protocol = {**protocol, "crf": experiment.refine.crf}
-            threshold = None  # these scores have a background channel, which decides
-            self._evaluate("refine", {**curve, "threshold": threshold}, protocol, scores=scores)
-        pseudo = self._add("pseudo", "pseudo", {**experiment.pseudo.model_dump(mode="json"), "threshold": threshold}, scores=scores)
+            threshold = self._judge("refine", scores, protocol, background=True)
+        parameters = {**experiment.pseudo.model_dump(mode="json"), "threshold": threshold}
+        chosen = self._threshold(scores) if threshold == "auto" else {}
+        pseudo = self._add("pseudo", "pseudo", parameters, scores=scores, **chosen)
         used = [name for name in (protocol["crf"], experiment.pseudo.crf) if name != "none"]
-        self._evaluate("pseudo", {"split": "train"}, {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}, masks=pseudo)
+        protocol = {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}
+        self._evaluate("pseudo", {"split": "train"}, protocol, masks=pseudo, **chosen)
+
+    def _walk(self, cams: Stage, classifier: Stage) -> Stage:
+        """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
+        refine = self.experiment.refine
+        labels = refine.labels.model_dump(mode="json", include={"method", *_LABEL_VALUES[refine.labels.method]})
+        chosen = self._threshold(cams) if "auto" in labels.values() else {}
+        if refine.labels.method == "otsu" or chosen:
+            labels["margin"] = refine.labels.margin
+        labels["crf"] = refine.labels.crf or LABELS_CRF[refine.labels.method]
+        labels["cams"] = self.experiment.cams.classes
+        made = self._add("affinity-labels", "affinity-labels", labels, scores=cams, **chosen)
+        network = refine.affinity if refine.method == "affinity" else refine.boundary
+        start = {}
+        if network.initial == "classifier":
+            own = self.experiment.classifier
+            network = network.model_copy(update={"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"})
+            start = {"classifier": classifier}
+        model = self._train(refine.method, network, None, labels=made, **start)
+        unused = {"normalise"} if refine.walk.background == "power" else {"background_power"}
+        walk = refine.walk.model_dump(mode="json", exclude=unused | ({"radius"} if refine.method == "affinity" else set()))
+        walk["beta"] = refine.walk.beta or WALK_BETA[refine.method]
+        walk["resize"] = refine.walk.resize or self.experiment.cams.resize
+        return self._add("walk", "walk", walk, scores=cams, model=model)
+
+    def _background_values(self) -> set[str]:
+        """What decides the background in the CRF; a background that walked along stands there already."""
+        refine = self.experiment.refine
+        if refine.method in ("affinity", "boundary") and refine.walk.background == "power":
+            return set()
+        return {"background", "background_power"} if refine.background is None else {"background"}
+
+    def _judge(self, subject: str, scores: Stage, protocol: dict[str, Any], *, background: bool = False) -> float | str | None:
+        """Evaluate a stage of scores over all thresholds. Return the one that is not chosen by the truth: None if a background channel decides."""
+        threshold = None if background else self.experiment.pseudo.threshold
+        chosen = self._threshold(scores) if threshold == "auto" else {}
+        parameters = {"split": "train", **self.experiment.evaluate.model_dump(mode="json"), "threshold": threshold}
+        self._evaluate(subject, parameters, protocol, scores=scores, **chosen)
+        return threshold
+
+    def _threshold(self, scores: Stage) -> dict[str, Stage]:
+        """The label-free threshold of scores without a background channel, as an upstream stage."""
+        name = f"{scores.kind}-threshold"
+        return {"threshold": self.stages.get(name) or self._add(name, "threshold", {}, scores=scores)}
 
     def segmenter(self) -> None:
         """Segmenter, its predictions and their evaluation."""

@@ -8,12 +8,27 @@ from rich.table import Table
 from wsss_core.plan import Plan
 from wsss_core.results import state
 
+ORDER = (
+    "data",
+    "classifier",
+    "cams",
+    "cams-threshold",
+    "affinity-labels",
+    "affinity",
+    "boundary",
+    "walk",
+    "walk-threshold",
+    "refine",
+    "pseudo",
+)
+"""Stages from left to right; later ones in the order of the first experiment that has them."""
 _STYLES = {"done": "green", "part": "yellow", "todo": "dim"}
 
 
 def print_plan(plan: Plan) -> None:
     """Print one row per experiment and seed, one column per stage (id and state), and a count."""
-    names = list(dict.fromkeys(name for chain in plan.chains for name in chain.all_stages))
+    found_names = dict.fromkeys(name for chain in plan.chains for name in (*ORDER, *chain.stages, *chain.all_stages))
+    names = [name for name in found_names if any(name in chain.all_stages for chain in plan.chains)]
     table = Table("experiment", "seed", *names)
     for chain in plan.chains:
         cells = []

@@ -91,7 +91,12 @@ class ScoreStore:
         scores = part.reshape(self._shape[i]).astype(np.float32)
         if self.dtype == np.uint8:
             scores *= np.float32(1 / 255)
-        return scores, self._classes[self._class_offset[i] : self._class_offset[i + 1]]
+        return scores, self.classes(image_id)
+
+    def classes(self, image_id: str) -> np.ndarray:
+        """Return the class numbers int32[K] of an image's channels, without reading its scores."""
+        i = self._find(image_id)
+        return self._classes[self._class_offset[i] : self._class_offset[i + 1]]
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Return the image's (H, W) in pixels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wsss_core.engine import loop
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.plan import Plan
+from wsss_core.systems.boundary import BoundarySystem
 from wsss_core.systems.cam import Cam
 
 
@@ -112,6 +114,64 @@ def test_a_killed_training_resumes_and_ends_the_same(
     loop.train(stage_at(directory))
     pd.testing.assert_frame_equal(metrics(directory), undisturbed[0])
     assert (directory / "model.safetensors").read_bytes() == undisturbed[1]
+
+
+def test_a_system_starts_before_and_ends_after_the_epochs(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, calls = prepared(planned, do), []
+    originals = Cam.losses, Cam.load
+
+    def start(self: Cam, model: Any, inputs: dict[str, Path]) -> None:
+        calls.append("start")
+        assert set(inputs) == {"data"} and model.training
+        with torch.no_grad():
+            model.classifier.weight.fill_(0.125)
+
+    def losses(self: Cam, model: Any, batch: Any, progress: Any) -> Any:
+        if "losses" not in calls:
+            assert bool((model.classifier.weight == 0.125).all())
+            calls.append("losses")
+        return originals[0](self, model, batch, progress)
+
+    def after_training(self: Cam, model: Any, batches: Any) -> None:
+        assert not model.training
+        shapes = [tuple(batch["image"].shape) for batch in batches]
+        assert shapes == [(4, 3, 64, 64)] * 3
+        calls.append("after")
+        with torch.no_grad():
+            model.classifier.weight.fill_(0.25)
+
+    for name, function in (("start", start), ("losses", losses), ("after_training", after_training)):
+        monkeypatch.setattr(Cam, name, function)
+    loop.train(stage_at(directory))
+    assert calls == ["start", "losses", "after"]
+    assert bool((load_file(directory / "model.safetensors")["classifier.weight"] == 0.25).all())
+
+
+def test_a_training_killed_after_its_last_epoch_gets_the_same_mean_shift(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"epochs": 1, "batch_size": 5, "crop_size": 64, "resize": None, "radius": 3}
+    plan = planned({"classifier": {"epochs": 1}, "refine": {"method": "boundary", "boundary": own}})
+    directory = plan.directory(plan.chains[0].stages["boundary"])
+    undisturbed = (do(plan, "boundary") / "model.safetensors").read_bytes()
+    assert load_file(directory / "model.safetensors")["displacement.mean_shift.mean"].abs().min() > 0
+    (directory / "model.safetensors").unlink()
+    original = BoundarySystem.after_training
+
+    def dies_in_the_pass(self: BoundarySystem, model: Any, batches: Any) -> None:
+        original(self, model, itertools.islice(batches, 1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BoundarySystem, "after_training", dies_in_the_pass)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(stage_at(directory))
+    assert not (directory / "model.safetensors").exists()
+    monkeypatch.setattr(BoundarySystem, "after_training", original)
+    monkeypatch.setattr(loop._Fit, "_epoch", None)  # no epoch is left to do
+    loop.train(stage_at(directory))
+    assert (directory / "model.safetensors").read_bytes() == undisturbed
 
 
 def test_accumulated_batches_step_once(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:

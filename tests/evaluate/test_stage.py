@@ -135,6 +135,40 @@ def test_scores_without_background(tmp_path, truths, fixed):
     assert len(lines) == 21
 
 
+def with_chosen(tmp_path, stage: Stage, threshold=0.37) -> Stage:
+    (tmp_path / "threshold").mkdir(exist_ok=True)
+    (tmp_path / "threshold" / "threshold.json").write_text(json.dumps({"threshold": threshold}))
+    stage.spec.inputs["threshold"] = tmp_path / "threshold"
+    return stage
+
+
+def test_a_threshold_chosen_without_labels_is_named_and_used(tmp_path, truths):
+    write_data(tmp_path)
+    scores = write_scores(tmp_path)
+    evaluate(with_chosen(tmp_path, make_stage(tmp_path, "walk", thresholds=20, threshold="auto")))
+    figures = read(tmp_path)["figures"]
+    assert [figure["rule"] for figure in figures] == ["auto", "oracle"] and figures[0]["threshold"] == 0.37
+    by_hand = expected(truths, lambda name: np.where(scores[name].max(axis=0) > 0.37, scores[name].argmax(axis=0) + 1, 0))
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "confusion.npy"), by_hand)
+    assert figures[0]["miou"] == pytest.approx(segmentation_metrics(by_hand)["miou"])
+    assert (tmp_path / "out" / "per_class.csv").read_text().splitlines()[1].startswith("auto,0.37,background,")
+    assert len((tmp_path / "out" / "thresholds.csv").read_text().splitlines()) == 21
+
+
+def test_the_rule_of_pseudo_masks_is_passed_on(tmp_path, truths):
+    write_data(tmp_path)
+    for name, mask in truths.items():
+        path = tmp_path / "predictions" / "masks" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_mask(path, np.where(mask == 255, 0, mask))
+    stage = make_stage(tmp_path, "pseudo", protocol={**PROTOCOL, "threshold": "auto"})
+    with pytest.raises(UserError, match=r"inputs\.threshold: missing"):
+        evaluate(stage)
+    evaluate(with_chosen(tmp_path, stage))
+    (figure,) = read(tmp_path)["figures"]
+    assert (figure["rule"], figure["threshold"], figure["miou"]) == ("auto", 0.37, 1)
+
+
 def test_scores_with_background(tmp_path, truths):
     write_data(tmp_path)
     scores = write_scores(tmp_path, classes=(0, 1, 2))
@@ -224,4 +258,4 @@ def test_classifier_needs_no_masks(tmp_path, truths, monkeypatch):
 def test_unknown_subject(tmp_path, truths):
     write_data(tmp_path)
     with pytest.raises(UserError, match=r"parameters\.subject"):
-        evaluate(make_stage(tmp_path, "walk"))
+        evaluate(make_stage(tmp_path, "pixels"))

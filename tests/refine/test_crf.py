@@ -10,7 +10,7 @@ import pytest
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
-from wsss_core.refine.crf import CRF_PRESETS, CrfParameters, crf_labels, crf_soft
+from wsss_core.refine.crf import CRF_PRESETS, CrfParameters, ImageCrf, crf_labels, crf_soft
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden"
 
@@ -80,6 +80,19 @@ def test_soft_without_pairwise_terms_is_the_softmax_of_the_unary() -> None:
     probs = make_probs(3, 5, 7)
     params = replace(CRF_PRESETS["soft"], gaussian_compat=0.0, bilateral_compat=0.0)
     np.testing.assert_allclose(crf_soft(make_image(5, 7), probs, params), probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", list(CRF_PRESETS))
+def test_one_crf_serves_several_unaries(preset: str) -> None:
+    """Bit by bit what a new CRF gives for each, in any order, and what pydensecrf wired by hand gives."""
+    image, params = make_image(16, 20), CRF_PRESETS[preset]
+    energies = [-np.log(make_probs(3, 16, 20, seed)) for seed in (0, 1, 0)]
+    shared = ImageCrf(image, 3, preset)
+    results = [shared.marginals(energy) for energy in energies]
+    assert (results[0] != results[1]).any()
+    for energy, result in zip(energies, results, strict=True):
+        np.testing.assert_array_equal(result, ImageCrf(image, 3, params).marginals(energy))
+        np.testing.assert_array_equal(result, direct(image, energy.reshape(3, -1), params))
 
 
 def test_labels_agree_with_brute_force() -> None:
@@ -174,6 +187,8 @@ def test_wrong_input_is_refused() -> None:
         crf_labels(image, probs.argmax(axis=0), 2)
     with pytest.raises(ValueError, match="integer labels"):
         crf_labels(image, probs[0], 2)
+    with pytest.raises(ValueError, match=r"energies of shape \(2, 8, 10\)"):
+        ImageCrf(image, 2, "soft").marginals(probs)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the original authors' vectors are not on this machine")

@@ -99,6 +99,54 @@ def test_each_image_may_have_its_own_background(tree: Tree) -> None:
             np.testing.assert_allclose(store.read(name)[0], expected, atol=0.5 / 255 + 1e-6)
 
 
+def with_background(tree: Tree) -> dict[str, np.ndarray]:
+    """Write scores as of a walk with a background among them, for all but "3"; return them at full size."""
+    full = {}
+    with ScoreStore(tree.root / "cams" / "scores.h5") as cams, ScoreWriter(tree.make("walk") / "scores.h5", 4) as writer:
+        for name, maps, classes in cams:
+            scores = np.concatenate([np.full_like(maps[:1], 0.4), maps]) if len(maps) else maps
+            scores = (scores / scores.sum(axis=0)).astype(np.float16) if len(maps) else maps
+            writer.add(name, scores, np.concatenate([[0], classes]) if len(maps) else classes, (HEIGHT, WIDTH))
+            full[name] = upsample(scores.astype(np.float32), (HEIGHT, WIDTH))
+    return full
+
+
+def test_a_background_that_walked_along_is_kept(tree: Tree) -> None:
+    full = with_background(tree)
+    refine_with_crf(tree.stage("crf", {**REFINE, "background": 0.9}, scores="walk"))
+    with ScoreStore(tree.root / "crf" / "scores.h5") as store:
+        assert [list(classes) for _, _, classes in store] == [[0, 1], [0, 2], [0, 3], [0], [0, 1, 3], [0, 3], [0, 1]]
+        assert (store.read("3")[0] == 1).all()
+        for name in ("0", "4", "b/5"):
+            expected = crf_soft(read_image(tree.image(name)), full[name], REFINE["crf"])
+            np.testing.assert_allclose(store.read(name)[0], expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_masks_of_scores_with_a_background_need_no_threshold_and_no_crf(tree: Tree) -> None:
+    full = with_background(tree)
+    make_pseudo_masks(tree.stage("pseudo", {**PSEUDO, "threshold": None}, scores="walk"))
+    for name, classes in (("0", [0, 1]), ("4", [0, 1, 3])):
+        expected = np.array(classes)[full[name].argmax(axis=0)]
+        np.testing.assert_array_equal(read_mask(tree.root / f"pseudo/masks/{name}.png"), expected)
+        assert sorted(np.unique(expected)) == classes
+    assert not read_mask(tree.root / "pseudo/masks/3.png").any()
+    assert json.loads((tree.root / "pseudo/summary.json").read_text())["threshold"] is None
+
+
+def test_masks_follow_the_threshold_of_the_threshold_stage(tree: Tree) -> None:
+    (tree.make("threshold") / "threshold.json").write_text('{"threshold": 0.7}')
+    stage = tree.stage("pseudo", {**PSEUDO, "threshold": "auto"}, output="auto")
+    with pytest.raises(UserError, match=r"inputs\.threshold: missing"):
+        make_pseudo_masks(stage)
+    stage.spec.inputs["threshold"] = tree.root / "threshold"
+    make_pseudo_masks(stage)
+    for output, threshold in (("same", 0.7), ("other", 0.3)):
+        make_pseudo_masks(tree.stage("pseudo", {**PSEUDO, "threshold": threshold}, output=output))
+    same, other = ([(tree.root / output / file).read_bytes() for file in ("summary.json", "masks/4.png")] for output in ("same", "other"))
+    assert [(stage.output / file).read_bytes() for file in ("summary.json", "masks/4.png")] == same != other
+    assert json.loads(same[0])["threshold"] == 0.7
+
+
 def test_stopped_and_started_again_gives_the_same_bytes(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     refine_with_crf(tree.stage("crf", REFINE, output="undisturbed"))
     refined, count = crf_stage._refine_image, iter(range(1000))

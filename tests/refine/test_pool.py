@@ -105,7 +105,7 @@ def test_refining_loads_no_torch() -> None:
 
 
 SCRIPT = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 from functools import partial
 from wsss_core.refine.pool import map_images
 from wsss_core.stages import Spec, Stage
@@ -115,6 +115,7 @@ def work(folder, number):
     time.sleep(0.05)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as the tests may be, ignores it
     folder = pathlib.Path(sys.argv[1])
     stage = Stage(Spec("crf", "0", 1, {}, None, {}, {}, {}, {}, folder), 2, 0)
     for _ in map_images(partial(work, folder), range(10_000), 2, stage, "working"):

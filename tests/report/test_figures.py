@@ -36,7 +36,7 @@ def save(path, mask):
 def tree(tmp_path, monkeypatch):
     """A finished experiment with every stage; returns the record's path."""
     rng = np.random.default_rng(0)
-    for name in ("data", "cams", "refine", "pseudo", "segmenter", "classifier"):
+    for name in ("data", "cams", "affinity", "refine", "pseudo", "segmenter", "classifier"):
         spec(tmp_path / name)
     spec(tmp_path / "predict", split="val", scales=[1.0])
     splits = {}
@@ -57,7 +57,7 @@ def tree(tmp_path, monkeypatch):
         with ScoreWriter(tmp_path / name / "scores.h5", 3) as writer:
             for record in splits["train"]:
                 writer.add(record.id, rng.random((len(classes), 5, 8)), np.array(classes), (20, 30))
-    for name, terms in (("classifier", {}), ("segmenter", {"ce": 1.0, "dice": 2.0})):
+    for name, terms in (("classifier", {}), ("affinity", {"negative": 1.0}), ("segmenter", {"ce": 1.0, "dice": 2.0})):
         lines = [",".join(["step", "epoch", "lr", *terms, "total", "images_per_second"])]
         lines += [",".join(map(str, [10 * e, e, 0.1, *(v / e for v in terms.values()), 3.0 / e, 50])) for e in (1, 2, 3)]
         (tmp_path / name / "metrics.csv").write_text("\n".join(lines) + "\n")
@@ -76,7 +76,7 @@ def tree(tmp_path, monkeypatch):
     curve = {"threshold": grid, "miou": [0.5 - (t - 0.4) ** 2 for t in grid], "mfdr": [None, *grid[1:]], "mfnr": grid}
     rules = [{"rule": "fixed", "threshold": 0.3}, {"rule": "oracle", "threshold": 0.4}]
     figures = [{**rule, "miou": 0.5, "mfdr": 0.2, "mfnr": None} for rule in rules]
-    stages = ("data", "classifier", "cams", "refine", "pseudo", "segmenter", "predict")
+    stages = ("data", "classifier", "cams", "affinity", "refine", "pseudo", "segmenter", "predict")
     record = {
         "name": "full",
         "seed": 0,
@@ -117,7 +117,8 @@ def test_figures_of_several_experiments_and_seeds(tree, tmp_path):
     other = variant(tree, "full", seed=1)
     written = write_figures([tree, other, variant(tree, "bare", keep=("data",), evaluations={})], tmp_path / "figures")
     names = {path.name for path in written}
-    assert names == {f"{name}{suffix}" for name in ("loss_classifier", "loss_segmenter", "thresholds_cams") for suffix in (".svg", ".png")}
+    expected = ("loss_classifier", "loss_affinity", "loss_segmenter", "thresholds_cams")
+    assert names == {f"{name}{suffix}" for name in expected for suffix in (".svg", ".png")}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == names
     svg = (tmp_path / "figures" / "thresholds_cams.svg").read_text()
     for text in ("background threshold", "mIoU (%)", "full (mean of 2 seeds)", "oracle threshold (chosen on masks)"):

@@ -106,6 +106,7 @@ def test_protocol_columns():
         "rule": "oracle",
         "threshold": "0.2;0.3",
         "image_labels": "yes",
+        "walk": "",
         "crf": "none",
         "scales": "0.5 1",
         "flip": "yes",

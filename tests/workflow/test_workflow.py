@@ -21,7 +21,8 @@ from conftest import TINY
 from wsss_core.config import overlay
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"data", "classifier", "cams", "crf", "pseudo", "segmenter", "predict", "evaluate"}
+WALK = {"threshold", "affinity_labels", "affinity", "boundary", "walk"}
+STAGES = {"data", "classifier", "cams", "crf", "pseudo", "segmenter", "predict", "evaluate"} | WALK
 BELOW_CRF = Counter({"crf": 1, "pseudo": 1, "segmenter": 1, "predict": 1, "evaluate": 3})
 
 
@@ -94,7 +95,7 @@ def test_the_whole_workflow_leaves_its_outputs(finished: Project) -> None:
     assert len(list((links / "predict/masks").glob("*.png"))) == 6
     assert not os.path.isabs(os.readlink(links / "segmenter"))
     manifests = list(results.glob("shapes/store/*/*/manifest.json"))
-    assert len(manifests) == 12
+    assert len(manifests) == 13
     assert all(json.loads(path.read_text())["outputs"] for path in manifests)
     assert not list(results.glob("shapes/store/*/*/resume"))
     assert set(finished.figures()) == {"classifier", "cams", "refine", "pseudo", "segmenter"}
@@ -139,6 +140,26 @@ def test_a_raised_revision_reruns_its_stage_and_what_is_below(finished: Project)
 def test_a_second_experiment_shares_what_it_can(finished: Project) -> None:
     finished.configure({"experiments": {"plain": {"refine": {"method": "none"}}}})
     assert finished.stage_jobs() == Counter({"pseudo": 1, "segmenter": 1, "predict": 1, "evaluate": 2})
+    finished.configure()
+
+
+@pytest.mark.slow
+def test_walks_share_classifier_and_labels(finished: Project) -> None:
+    walks = {name: {"refine": {"method": name}, "segmenter": None} for name in ("affinity", "boundary")}
+    finished.configure({"experiments": walks})
+    shared = {"affinity_labels": 1, "affinity": 1, "boundary": 1}
+    assert finished.stage_jobs() == Counter({**shared, "walk": 2, "threshold": 2, "crf": 2, "pseudo": 2, "evaluate": 6})
+    finished.snakemake()
+    assert finished.jobs() == Counter()
+    links = finished.directory / "results/shapes/experiments"
+    assert (links / "boundary/seed0/walk/boundary.h5").is_file()
+    assert not (links / "affinity/seed0/walk/boundary.h5").exists()
+    assert len(list((links / "affinity/seed0/affinity-labels/labels").glob("*.png"))) == 12
+    record = json.loads((links / "affinity/seed0/experiment.json").read_text())
+    assert [figure["rule"] for figure in record["evaluations"]["walk"]["figures"]] == ["auto", "oracle"]
+    finished.configure({"refine": {"walk": {"beta": 2}}, "experiments": walks})
+    below = {"walk": 2, "threshold": 2, "crf": 2, "pseudo": 2, "evaluate": 6}
+    assert finished.stage_jobs() == Counter(below)
     finished.configure()
 
 

@@ -3,12 +3,18 @@
 from wsss_core.config.base import Backbone, Block, Training
 from wsss_core.config.datasets import Coco14, Dataset, Folder, Shapes, Voc12
 from wsss_core.config.load import load_config, overlay, read_config, read_yaml, validate
-from wsss_core.config.pipeline import CamClassifier, Cams, Classifier, Evaluate, Experiment, Predict, Pseudo, Refine, Segmenter
+from wsss_core.config.pipeline import CamClassifier, Cams, Classifier, Evaluate, Experiment, Predict, Pseudo, Segmenter
+from wsss_core.config.refinement import LABELS_CRF, WALK_BETA, Affinity, AffinityLabels, Boundary, PairNetwork, Refine, Walk
 from wsss_core.config.root import Config, Report, Run, Table
 
 __all__ = [
+    "LABELS_CRF",
+    "WALK_BETA",
+    "Affinity",
+    "AffinityLabels",
     "Backbone",
     "Block",
+    "Boundary",
     "CamClassifier",
     "Cams",
     "Classifier",
@@ -18,6 +24,7 @@ __all__ = [
     "Evaluate",
     "Experiment",
     "Folder",
+    "PairNetwork",
     "Predict",
     "Pseudo",
     "Refine",
@@ -28,6 +35,7 @@ __all__ = [
     "Table",
     "Training",
     "Voc12",
+    "Walk",
     "load_config",
     "overlay",
     "read_config",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from wsss_core.config import datasets, pipeline
+from wsss_core.config import datasets, pipeline, refinement
 from wsss_core.config.load import SHARED
 from wsss_core.config.root import Config, Report, Run, Table
 
@@ -29,7 +29,11 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("experiments.<name>", "", pipeline.Experiment),
     ("classifier: system cam", "classifier", pipeline.CamClassifier),
     ("cams", "cams", pipeline.Cams),
-    ("refine", "refine", pipeline.Refine),
+    ("refine", "refine", refinement.Refine),
+    ("refine.labels", "refine.labels", refinement.AffinityLabels),
+    ("refine.affinity: AffinityNet", "refine.affinity", refinement.Affinity),
+    ("refine.boundary: boundary network", "refine.boundary", refinement.Boundary),
+    ("refine.walk", "refine.walk", refinement.Walk),
     ("pseudo", "pseudo", pipeline.Pseudo),
     ("segmenter", "segmenter", pipeline.Segmenter),
     ("predict", "predict", pipeline.Predict),
@@ -59,8 +63,9 @@ sweep: {classifier.lr: [0.01, 0.1], pseudo.threshold: [0.2, 0.3]}
 
 `snakemake --configfile a.yaml b.yaml` lays `b.yaml` over `a.yaml`. (Nested values given by `--config` arrive as text; use a file.)
 
-A figure in a table is named `<subject>.<split>[.<rule>].<metric>`: subject `classifier`, `cams`, `refine`, `pseudo` or `segmenter`;
-metric `map`, `accuracy` (classifier), `miou`, `mfdr`, `mfnr` or `iou.<class>`; rule `oracle` for the threshold that is best on the true masks.
+A figure in a table is named `<subject>.<split>[.<rule>].<metric>`: subject `classifier`, `cams`, `walk`, `refine`, `pseudo` or
+`segmenter`; metric `map`, `accuracy` (classifier), `miou`, `mfdr`, `mfnr` or `iou.<class>`; rule `oracle`
+for the threshold that is best on the true masks, otherwise that of the configuration (`auto`, `fixed`, or `argmax` with a background channel).
 Examples: `cams.train.oracle.miou`, `segmenter.val.miou`, `segmenter.val.iou.cow`.
 """
 

@@ -102,7 +102,7 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(model, error.errors()[0])}") from None
+        raise UserError(f"{source}: {_explain(model, error.errors())}") from None
 
 
 def _grid(experiment: dict[str, Any], grid: Any, source: str) -> list[tuple[str, dict[str, Any]]]:
@@ -130,10 +130,11 @@ def _short(value: Any) -> str:
     return "".join(c if c.isalnum() or c in "_.+-" else "-" for c in text)
 
 
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    """One clause for a pydantic error: the key, what was expected, what was found, the nearest valid name."""
-    # Discriminated unions put the chosen tag into the location; it is no key of the file.
-    location = [str(part) for part in error["loc"] if part not in SOURCES and not str(part).endswith("]")]
+def _explain(model: type[BaseModel], errors: list[ErrorDetails]) -> str:
+    """One clause for the first of pydantic's errors: the key, what was expected, what was found, the nearest valid name."""
+    error = errors[0]
+    # Unions put the chosen tag, or the type they tried, into the location; it is no key of the file.
+    location = _keys(error)
     key = ".".join(location) or "configuration"
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key{did_you_mean(location[-1], _siblings(model, error['loc']))}"
@@ -146,7 +147,19 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
+    words = [each["ctx"]["expected"] for each in errors[1:] if each["type"] == "literal_error" and _keys(each) == location]
+    if words:  # a number or a word, and it was neither
+        return f"{key}: {message[0].lower()}{message[1:]} or {words[0]}, got {error['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}, got {error['input']!r}" if "got" not in message else f"{key}: {message}"
+
+
+def _keys(error: ErrorDetails) -> list[str]:
+    """The place of an error as keys of the file: without the chosen tag, or the type that was tried, which unions put there."""
+    return [
+        str(part)
+        for part in error["loc"]
+        if part not in SOURCES and not str(part).endswith("]") and not str(part).startswith("constrained-") and part not in ("float", "int")
+    ]
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsss_core.config.base import Block, Fraction, Positive, Training
+from wsss_core.config.refinement import Refine
 
 Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
-CrfPreset = Literal["soft", "labels", "muscle", "vitpcm"]
 
 
 class CamClassifier(Training):
@@ -38,26 +38,13 @@ class Cams(Block):
     """Pixels of the image per cell of the stored maps."""
 
 
-class Refine(Block):
-    """From CAMs to better scores."""
-
-    method: Literal["none", "crf"] = "crf"
-    """`none` (CAMs as they are) or `crf` (dense CRF on softened CAMs, present labels only)."""
-    background: Annotated[float, Field(gt=0, le=1)] | Literal["otsu"] | None = "otsu"
-    """Score of the background channel, against which the CAMs stand: a constant, `otsu` (per image, the threshold that best splits its CAM's histogram; needs no mask), or null (`background_power` is used)."""
-    background_power: Annotated[float, Field(gt=0)] = 4.0
-    """Background score (1 - max over classes of the CAM)^power (PSA), when `background` is unset."""
-    crf: CrfPreset = "vitpcm"
-    """Named parameter set of the dense CRF. `vitpcm` (narrow in colour) keeps thin parts; `soft` (PSA) smooths more, too much for small images."""
-
-
 class Pseudo(Block):
     """From scores to pseudo masks."""
 
-    threshold: Fraction = 0.3
-    """Background threshold: a pixel whose best class scores no more than this is background. Not used after a refinement that weighs the background itself (`refine.background`)."""
+    threshold: Fraction | Literal["auto"] = "auto"
+    """Background threshold: a pixel whose best class scores no more than this is background. `auto`: a label-free rule, see docs/refinement.md. Not used where a background channel decides: after a CRF, and after a walk with `refine.walk.background: power`."""
     crf: Literal["none", "labels"] = "none"
-    """`labels`: a dense CRF on the thresholded labels (IRN, Puzzle-CAM, ISIM)."""
+    """`labels`: a dense CRF on the thresholded labels, with the parameter set of IRN, Puzzle-CAM and ISIM."""
 
 
 class Segmenter(Training):

@@ -8,6 +8,7 @@ undisturbed one would.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def train(stage: Stage) -> None:
-    """Do a classifier or segmenter stage: train the system of the spec and save the model and its metrics.
+    """Do a stage that trains: train the system of the spec and save the model and its metrics.
 
     Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `tensorboard/`.
     """
@@ -48,6 +49,7 @@ def train(stage: Stage) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(stage.threads)
     model = system.build()
+    system.start(model, stage.spec.inputs)
     history = _Fit(stage, system, model, index, seed).run()
     if history is not None:
         save_model(stage.output, model, stage.parameters, index.classes)
@@ -145,16 +147,29 @@ class _Fit:
             self.fabric.barrier()
         if writer:
             writer.close()
+        self.raw_model.eval()
+        self.system.after_training(self.raw_model, self._batches(self.config.epochs))
         return self.history if self.fabric.is_global_zero else None
+
+    def _batches(self, epoch: int) -> Iterator[dict[str, Any]]:
+        """Yield the batches of an epoch, on the device."""
+        self.sampler.set_epoch(epoch)
+        for batch in self.loader:
+            yield self._on_device(batch)
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        moved = {
+            name: value.to(self.fabric.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()
+        }
+        return {**moved, "image": moved["image"].contiguous(memory_format=self.memory_format)}
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
         self.system.before_epoch(self.raw_model, epoch, self.index)
         self.model.train()
-        self.sampler.set_epoch(epoch)
         sums, start = _Sums({}), time.monotonic()
-        batches = self.loader
-        tracked = self.stage.track(batches, f"epoch {epoch + 1}/{self.config.epochs}", len(batches), status=lambda: _status(sums, start))
+        what, count = f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)
+        tracked = self.stage.track(self._batches(epoch), what, count, status=lambda: _status(sums, start))
         for position, batch in enumerate(tracked):
             losses = self._step(epoch, position, batch)
             sums.add(losses, len(batch["image"]))
@@ -184,10 +199,6 @@ class _Fit:
         updates = (position + 1) % accumulate == 0 or last
         # The epoch's last group of batches may be smaller.
         group = (len(self.loader) - 1) % accumulate + 1 if position // accumulate == (len(self.loader) - 1) // accumulate else accumulate
-        batch = {
-            name: value.to(self.fabric.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()
-        }
-        batch["image"] = batch["image"].contiguous(memory_format=self.memory_format)
         with self.fabric.no_backward_sync(self.model, enabled=not updates):
             losses = self.system.losses(self.model, batch, Progress(epoch, step, self.steps))
             self.fabric.backward(torch.stack(list(losses.values())).sum() / group)

@@ -25,9 +25,10 @@ from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogra
 from wsss_core.files import write_json
 from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import open_store, upsample
+from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage
 
-SCORES, MASKS = ("cams", "refine"), ("pseudo", "segmenter")
+SCORES, MASKS = ("cams", "walk", "refine"), ("pseudo", "segmenter")
 FIGURES, CONFUSION, PER_CLASS, THRESHOLDS = "figures.json", "confusion.npy", "per_class.csv", "thresholds.csv"
 _CHUNK = 32
 _FEW_IMAGES = 256
@@ -89,7 +90,9 @@ def evaluate(stage: Stage) -> None:
     elif subject in SCORES:
         result.update(_judge_scores(stage, index, records))
     else:
-        raise UserError(f"{stage.output}: parameters.subject: expected classifier, cams, refine, pseudo or segmenter, got '{subject}'")
+        raise UserError(
+            f"{stage.output}: parameters.subject: expected classifier, cams, walk, refine, pseudo or segmenter, got '{subject}'"
+        )
     write_json(stage.output / FIGURES, result)
 
 
@@ -107,14 +110,15 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
 def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
     counts = _count_all(stage, partial(count_masks, _light(index), stage.input("masks", "masks")), records)
     # That of the pseudo masks, as the plan recorded it; a segmenter, or masks made by argmax, have none.
-    threshold = stage.parameters.get("protocol", {}).get("threshold")
-    figure = _figure("argmax" if threshold is None else "fixed", threshold, counts.confusion, index.classes)
+    rule, threshold = _rule(stage, stage.parameters.get("protocol", {}).get("threshold"))
+    figure = _figure(rule, threshold, counts.confusion, index.classes)
     _write_details(stage, counts.confusion, [figure])
     return figure
 
 
 def _judge_scores(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
-    steps, fixed = stage.parameters["thresholds"], stage.parameters.get("threshold")
+    steps = stage.parameters["thresholds"]
+    rule, fixed = _rule(stage, stage.parameters.get("threshold"))
     grid = [i / steps for i in range(steps)]
     both = sorted({*grid, *([] if fixed is None else [fixed])})
     counts = _count_all(stage, partial(count_scores, _light(index), stage.input("scores", "scores.h5"), both), records)
@@ -129,7 +133,7 @@ def _judge_scores(stage: Stage, index: DataIndex, records: Sequence[Record]) -> 
         raise UserError(f"{stage.output}: parameters.threshold: missing; scores without a background channel need one")
     else:
         matrix = matrices[fixed]
-        figures = [_figure("fixed", fixed, matrix, index.classes)]
+        figures = [_figure(rule, fixed, matrix, index.classes)]
     metrics = segmentation_metrics(np.stack([matrices[t] for t in grid]))
     if not np.isnan(metrics["miou"]).all():  # the lowest of equally good thresholds
         oracle = grid[int(np.nanargmax(metrics["miou"]))]
@@ -138,6 +142,13 @@ def _judge_scores(stage: Stage, index: DataIndex, records: Sequence[Record]) -> 
     _write_csv(stage, THRESHOLDS, [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
     _write_details(stage, matrix, figures)
     return {"figures": figures, "curve": table}
+
+
+def _rule(stage: Stage, threshold: float | str | None) -> tuple[str, float | None]:
+    """Return how a threshold was chosen, and its value; `auto` stands for that of the stage in the role `threshold`."""
+    if threshold == "auto":
+        return "auto", read_threshold(stage)
+    return ("argmax", None) if threshold is None else ("fixed", float(threshold))
 
 
 def count_masks(index: DataIndex, directory: Path, records: Sequence[Record]) -> Counts:

@@ -24,6 +24,8 @@ class Features(nn.Module):
         Name, weights and output stride. Dense networks (convolutions) are dilated to the output stride; for plain vision
         transformers the patch size is the stride and has to agree. Raises `UserError` for an unknown name, an output
         stride that the network does not offer, and weights that do not load.
+    frozen
+        Never train it: no gradients, and its batch normalisation keeps its statistics.
 
     Attributes
     ----------
@@ -34,22 +36,29 @@ class Features(nn.Module):
         `conv_head`).
     """
 
-    def __init__(self, config: Backbone) -> None:
+    def __init__(self, config: Backbone, frozen: bool = False) -> None:
         super().__init__()
         self.net = _create(config)
+        self.frozen = frozen
         with torch.no_grad():
             self.net.eval()
             final, levels = self(torch.zeros(1, 3, _PROBE, _PROBE))
-            self.net.train()
+        self.requires_grad_(not frozen)
+        self.train()
         self.channels = [level.shape[1] for level in levels]
         self.strides = [_PROBE // level.shape[-1] for level in levels]
         self.out_channels = final.shape[1]
         if self.strides[-1] != config.output_stride:
             raise UserError(f"backbone: {config.backbone} has stride {self.strides[-1]}, not output_stride {config.output_stride}")
 
+    def train(self, mode: bool = True) -> Features:
+        """Switch between training and evaluation; a frozen network stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the final feature map [N, D, h, w] and all levels [N, D_i, h_i, w_i] of images [N, 3, H, W]."""
-        final, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            final, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
         same_grid = final.ndim == 4 and final.shape[-2:] == levels[-1].shape[-2:]
         return (final if same_grid else levels[-1]), levels
 

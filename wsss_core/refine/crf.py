@@ -79,7 +79,7 @@ def crf_soft(image: np.ndarray, probs: np.ndarray, params: CrfParameters | str =
     ValueError
         For shapes that do not fit, an image that is not uint8, scores that are not finite, or an unknown set.
     """
-    params = _parameters(params)
+    params = find_parameters(params)
     probs = np.asarray(probs)
     if probs.ndim != 3 or not probs.size:
         raise ValueError(f"expected scores [C, H, W], got shape {probs.shape}")
@@ -89,9 +89,8 @@ def crf_soft(image: np.ndarray, probs: np.ndarray, params: CrfParameters | str =
     present = np.flatnonzero(probs.reshape(len(probs), -1).max(axis=1) > 0)
     if len(present) <= 1:
         return probs.astype(np.float32)
-    mixed = params.certainty * probs[present] + (1 - params.certainty) / len(probs)
     marginals = np.zeros(probs.shape, np.float32)
-    marginals[present] = _infer(image, -np.log(np.clip(mixed, SMALLEST_PROBABILITY, 1)), params)
+    marginals[present] = ImageCrf(image, len(present), params).marginals(score_energy(probs[present], len(probs), params.certainty))
     return marginals
 
 
@@ -122,34 +121,65 @@ def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, params: C
     ValueError
         For shapes that do not fit, an image that is not uint8, labels out of range, or an unknown set.
     """
-    params = _parameters(params)
+    params = find_parameters(params)
     labels = np.asarray(labels)
     if labels.ndim != 2 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer labels [H, W], got {labels.dtype} of shape {labels.shape}")
     _check_image(image, labels.shape)
     if labels.min() < 0 or labels.max() >= num_labels:
         raise ValueError(f"expected labels in 0..{num_labels - 1}, got {labels.min()}..{labels.max()}")
-    present, position = np.unique(labels, return_inverse=True)
+    present = np.unique(labels)
     if len(present) == 1:
         return labels.astype(np.int64)
-    is_given = np.arange(len(present))[:, None, None] == position.reshape(labels.shape)
-    energy = np.where(is_given, -np.log(params.gt_prob), -np.log((1 - params.gt_prob) / (num_labels - 1)))
-    return present.astype(np.int64)[_infer(image, energy, params).argmax(axis=0)]
+    energy = label_energy(labels, present, num_labels, params.gt_prob)
+    return present.astype(np.int64)[ImageCrf(image, len(present), params).marginals(energy).argmax(axis=0)]
 
 
-def _infer(image: np.ndarray, energy: np.ndarray, params: CrfParameters) -> np.ndarray:
-    """Return the mean-field marginals float32[C, H, W] for unary energies [C, H, W]."""
-    count, height, width = energy.shape
-    field = DenseCRF2D(width, height, count)
-    # pydensecrf takes writable, contiguous arrays only; images decoded by PIL are read-only.
-    field.setUnaryEnergy(np.array(energy.reshape(count, -1), dtype=np.float32, order="C"))
-    field.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-    pixels = np.array(image, order="C")
-    field.addPairwiseBilateral(sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat)
-    return np.array(field.inference(params.iterations), dtype=np.float32).reshape(count, height, width)
+class ImageCrf:
+    """A dense CRF of one image, for one or several unary energies: the pairwise terms, a good part of the cost, are made once.
+
+    Parameters
+    ----------
+    image
+        uint8[H, W, 3]; may be read-only.
+    num_labels
+        C >= 2, the number of labels of every energy.
+    params
+        Parameters, or the name of a set in `CRF_PRESETS`.
+    """
+
+    def __init__(self, image: np.ndarray, num_labels: int, params: CrfParameters | str) -> None:
+        self._params = params = find_parameters(params)
+        _check_image(image, image.shape[:2])
+        height, width = image.shape[:2]
+        self._shape = (num_labels, height, width)
+        self._field = DenseCRF2D(width, height, num_labels)
+        self._field.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+        # pydensecrf takes writable, contiguous arrays only; images decoded by PIL are read-only.
+        pixels = np.array(image, order="C")
+        self._field.addPairwiseBilateral(sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat)
+
+    def marginals(self, energy: np.ndarray) -> np.ndarray:
+        """Return the mean-field marginals float32[C, H, W] for unary energies float[C, H, W]; calls do not influence each other."""
+        if energy.shape != self._shape:
+            raise ValueError(f"expected energies of shape {self._shape}, got {energy.shape}")
+        self._field.setUnaryEnergy(np.array(energy.reshape(len(energy), -1), dtype=np.float32, order="C"))
+        return np.array(self._field.inference(self._params.iterations), dtype=np.float32).reshape(self._shape)
 
 
-def _parameters(params: CrfParameters | str) -> CrfParameters:
+def score_energy(probs: np.ndarray, num_labels: int, certainty: float) -> np.ndarray:
+    """Return the unary energies float[C, H, W] of scores [C, H, W] mixed with 1 / num_labels, as `crf_soft` uses them."""
+    return -np.log(np.clip(certainty * probs + (1 - certainty) / num_labels, SMALLEST_PROBABILITY, 1))
+
+
+def label_energy(labels: np.ndarray, present: np.ndarray, num_labels: int, gt_prob: float) -> np.ndarray:
+    """Return the unary energies float[C, H, W] of a label map [H, W] for the labels `present` [C], as `crf_labels` uses them."""
+    is_given = labels == present[:, None, None]
+    return np.where(is_given, -np.log(gt_prob), -np.log((1 - gt_prob) / (num_labels - 1)))
+
+
+def find_parameters(params: CrfParameters | str) -> CrfParameters:
+    """Return the set of that name, or the parameters as they are; raises ValueError for an unknown name."""
     if isinstance(params, CrfParameters):
         return params
     if params not in CRF_PRESETS:

@@ -12,9 +12,9 @@ from wsss_core.data.images import read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.files import atomic_path, write_json
 from wsss_core.refine.crf import crf_labels
-from wsss_core.refine.crf_stage import SCORES, image_places
 from wsss_core.refine.pool import map_images
-from wsss_core.refine.scores import open_store, read_image_of_size, upsample
+from wsss_core.refine.scores import SCORES, image_places, open_store, read_image_of_size, upsample
+from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage
 
 MASKS, SUMMARY = "masks", "summary.json"
@@ -29,8 +29,9 @@ def make_pseudo_masks(stage: Stage) -> None:
     ``all_background``    ids of the images whose mask holds no foreground
     ``missed``            of these, how many have classes by their label
     ``share``             share of all pixels by class name, background included
+    ``threshold``         the background threshold that was used, None if a background channel decided
 
-    Parameters of the stage: `threshold` (see `label_map`), `crf` (`none`, or `labels`: a CRF on the label map). Killed, it
+    Parameters of the stage: `threshold` (see `label_map`; `auto`: that of the stage in the role `threshold`), `crf` (`none`, or `labels`: a CRF on the label map). Killed, it
     keeps the masks that were written. Raises `UserError` for an image that is missing, unreadable, not in the index, or of
     another size than its scores.
     """
@@ -39,7 +40,10 @@ def make_pseudo_masks(stage: Stage) -> None:
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     places = image_places(index, store)
     folder = stage.resume / MASKS
-    function = partial(_make_mask, source, folder, stage.parameters)
+    parameters = dict(stage.parameters)
+    if parameters["threshold"] == "auto":
+        parameters["threshold"] = read_threshold(stage)
+    function = partial(_make_mask, source, folder, parameters)
     counts = np.stack(list(map_images(function, places, stage.threads, stage, "making pseudo masks")))
     empty = [name for name, row in zip(store.ids, counts, strict=True) if not row[1:].any()]
     missed = sum(bool((store.read(name)[1] > 0).any()) for name in empty)
@@ -48,6 +52,7 @@ def make_pseudo_masks(stage: Stage) -> None:
         "images": len(places),
         "all_background": empty,
         "missed": missed,
+        "threshold": parameters["threshold"],
         "share": {name: round(float(share[number]), 6) for number, name in enumerate(index.classes)},
     }
     write_json(stage.output / SUMMARY, summary)

@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from wsss_core.data.images import read_image
+from wsss_core.data.index import DataIndex, Record
 from wsss_core.errors import UserError
 from wsss_core.store import ScoreStore
 
+SCORES = "scores.h5"
 OTSU_RANGE = (0.05, 0.95)
 
 
@@ -79,6 +81,30 @@ def open_store(path: Path) -> ScoreStore:
 @lru_cache(maxsize=1)
 def _open_store(path: Path, inode: int, changed: int) -> ScoreStore:
     return ScoreStore(path)
+
+
+def image_places(index: DataIndex, store: ScoreStore) -> list[tuple[str, Path]]:
+    """Return (id, path of the image) for every image of the store; raises `UserError` for an id that is not in the index."""
+    return [(record.id, index.image_path(record)) for record in records_of(index, store)]
+
+
+def records_of(index: DataIndex, store: ScoreStore) -> list[Record]:
+    """Return the records of the store's images in its order; raises `UserError` for an id that is not in the index."""
+    records = {record.id: record for split in index.splits.values() for record in split}
+    if not len(store):
+        raise UserError(f"{store.path}: holds no image")
+    unknown = next((name for name in store.ids if name not in records), None)
+    if unknown is not None:
+        raise UserError(f"{store.path}: holds the image '{unknown}', which is not in the index of the data set")
+    return [records[name] for name in store.ids]
+
+
+def is_complete(shard: Path, ids: list[str]) -> bool:
+    """Whether a shard is there and holds just these images."""
+    if not shard.exists():
+        return False
+    with ScoreStore(shard) as store:
+        return store.ids == ids
 
 
 def read_image_of_size(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAINED = ("classifier", "segmenter")
+TRAINED = {"classifier": "Classifier", "affinity": "AffinityNet", "boundary": "Boundary network", "segmenter": "Segmenter"}
 METRICS_FILE = "metrics.csv"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 """Distinguishable with all common forms of colour blindness (Okabe and Ito, 2008; its yellow replaced, too pale for lines)."""
@@ -124,18 +124,18 @@ def _draw_losses(histories: dict[str, list[pd.DataFrame]], styles: dict[str, dic
             _draw_mean(axis, lines, styles[name], name)
         axis.set(title="total loss" if term == "total" else term, xlabel="epoch", ylabel="loss (mean over the epoch)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, f"{SUBJECTS[stage]}: training loss")
+    _finish(figure, axes, f"{TRAINED[stage]}: training loss")
     return figure
 
 
 def _draw_thresholds(curves: dict[str, list[dict[str, Any]]], styles: dict[str, dict[str, Any]], subject: str) -> Figure:
     figure, axes = _panels(3)
-    marks = {"fixed": "o", "oracle": "*"}
+    marks = {"auto": "D", "fixed": "o", "oracle": "*"}
     for axis, metric in zip(axes, ("miou", "mfdr", "mfnr"), strict=True):
         for name, contents in curves.items():
             lines = [(np.array(c["curve"]["threshold"], float), 100 * np.array(c["curve"][metric], float)) for c in contents]
             _draw_mean(axis, lines, styles[name], name)
-            for rule in ("fixed", "argmax", "oracle"):
+            for rule in ("auto", "fixed", "argmax", "oracle"):
                 points = [f for c in contents for f in c["figures"] if f["rule"] == rule and f[metric] is not None]
                 if not points:
                     continue
@@ -157,8 +157,13 @@ def _draw_thresholds(curves: dict[str, list[dict[str, Any]]], styles: dict[str, 
 
 def _explain_marks(axis: Axes, rules: Iterable[str], marks: dict[str, str]) -> None:
     """Add what the marks mean to the legend, in grey."""
-    texts = {"fixed": "fixed threshold", "oracle": "oracle threshold (chosen on masks)", "argmax": "argmax with a background channel"}
-    for rule in ("fixed", "oracle", "argmax"):
+    texts = {
+        "auto": "label-free threshold",
+        "fixed": "fixed threshold",
+        "oracle": "oracle threshold (chosen on masks)",
+        "argmax": "argmax with a background channel",
+    }
+    for rule in ("auto", "fixed", "oracle", "argmax"):
         if rule in rules and rule in marks:
             size = 12 if rule == "oracle" else 6
             axis.plot([], [], marks[rule], color="0.4", markersize=size, markeredgecolor="white", label=texts[rule])

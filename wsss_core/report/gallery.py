@@ -1,7 +1,7 @@
 """The gallery of one experiment: what each stage made of the same images, as strips of pictures on one page.
 
-Train images: image, class activation map, refined scores, pseudo mask, the segmenter's prediction, truth; val images: image,
-prediction, truth. A column is left out where the experiment has no such stage or the data set no masks.
+Train images: image, class activation map, affinity labels, boundary map, walked scores, refined scores, pseudo mask, the
+segmenter's prediction, truth; val images: image, prediction, truth. A column is left out where the experiment has no such stage or the data set no masks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wsss_core.data.images import overlay_mask, palette, read_image, read_mask
+from wsss_core.data.images import IGNORE, overlay_mask, palette, read_image, read_mask
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.truth import read_truth
 from wsss_core.errors import UserError
@@ -140,7 +140,13 @@ def _parts(record: dict[str, Any], index: DataIndex, images: int, seed: int) -> 
     """Return (split, records, columns): the train images, and those of the predicted split."""
     stages = {name: Path(stage["directory"]) for name, stage in record["stages"].items()}
     train: list[Column] = [("train image", lambda _, image: image)]
-    for name, title in (("cams", "CAM"), ("refine", "refined")):
+    if "cams" in stages:
+        train.append(("CAM", _heat_of(stages["cams"] / "scores.h5")))
+    if "affinity-labels" in stages:
+        train.append(("affinity labels", _labels_in(stages["affinity-labels"] / "labels")))
+    if "boundary" in stages:
+        train.append(("boundary", _boundary_in(stages["walk"] / "boundary.h5")))
+    for name, title in (("walk", "walked"), ("refine", "refined")):
         if name in stages:
             train.append((title, _heat_of(stages[name] / "scores.h5")))
     if "pseudo" in stages:
@@ -165,6 +171,25 @@ def _heat_of(path: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
             scores, classes = store.read(record.id)
         foreground = upsample(scores[classes > 0], image.shape[:2])
         return heat(image, foreground.max(axis=0) if len(foreground) else np.zeros(image.shape[:2], np.float32))
+
+    return picture
+
+
+def _labels_in(directory: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
+    """Sure foreground in its colour, sure background as it is, the unsure rest under a veil."""
+
+    def picture(record: Record, image: np.ndarray) -> np.ndarray:
+        labels = read_mask(directory / f"{record.id}.png")
+        veiled = np.where((labels == IGNORE)[..., None], 0.3 * image + 0.7 * 255, image).astype(np.uint8)
+        return overlay_mask(veiled, labels)
+
+    return picture
+
+
+def _boundary_in(path: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
+    def picture(record: Record, image: np.ndarray) -> np.ndarray:
+        with ScoreStore(path) as store:
+            return heat(image, upsample(store.read(record.id)[0], image.shape[:2])[0], opacity=0.9)
 
     return picture
 

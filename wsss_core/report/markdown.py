@@ -66,11 +66,12 @@ def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
         if part.empty:
             lines.append(f"- {_title(group)}: no masks to compare with.")
             continue
-        said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "crf", "scales", "flip")}
+        said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "walk", "crf", "scales", "flip")}
         facts = [f"split {said['split']}"]
         if not group.startswith("classifier."):
             facts.append(f"threshold {said['threshold'] or 'none'} (rule {said['rule']})")
             facts.append(f"masked by image labels: {said['image_labels'] or 'not recorded'}")
+            facts += [f"walk: {said['walk']}"] if said["walk"] not in ("", "none") else []
             facts.append(f"CRF: {said['crf'] or 'not recorded'}")
         facts.append(f"scales {said['scales'] or 'not recorded'}, flip {said['flip'] or 'not recorded'}")
         oracle = f" Oracle: {ORACLE}." if group.endswith(".oracle") else ""

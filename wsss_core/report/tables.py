@@ -23,12 +23,19 @@ from wsss_core.files import read_json, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-SUBJECTS = {"classifier": "Classifier", "cams": "CAMs", "refine": "Refined", "pseudo": "Pseudo masks", "segmenter": "Segmenter"}
+SUBJECTS = {
+    "classifier": "Classifier",
+    "cams": "CAMs",
+    "walk": "Walked",
+    "refine": "Refined",
+    "pseudo": "Pseudo masks",
+    "segmenter": "Segmenter",
+}
 METRICS = {"map": "mAP", "accuracy": "accuracy", "exact_match": "exact match", "miou": "mIoU", "mfdr": "mFDR", "mfnr": "mFNR"}
 METRICS |= {"ap": "AP", "iou": "IoU", "fdr": "FDR", "fnr": "FNR"}
-RULES = ("oracle", "fixed", "argmax", "none")
+RULES = ("oracle", "auto", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
-PROTOCOL = ("image_labels", "crf", "scales", "flip")
+PROTOCOL = ("image_labels", "walk", "crf", "scales", "flip")
 COLUMNS = ("row", "column", "figure", "mean", "std", "n", "split", "rule", "threshold", *PROTOCOL)
 _NAMED = 6
 """Most keys that an error lists."""
@@ -43,6 +50,7 @@ class Figure:
     rule: str
     threshold: float | None
     image_labels: bool | None
+    walk: str | None
     crf: str | None
     scales: Any
     flip: bool | None

@@ -7,7 +7,7 @@ Snakemake. A system module reads like its paper.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,6 +77,12 @@ class System(ABC):
             {"name": "backbone", "params": backbone, "lr": lr},
             {"name": "head", "params": rest, "lr": lr * self.config.head_lr_factor},
         ]
+
+    def start(self, model: nn.Module, inputs: dict[str, Path]) -> None:  # noqa: B027
+        """Load what a new model takes over from upstream stages (directories by role), beside its backbone's weights."""
+
+    def after_training(self, model: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Do what is due after the last epoch, with the model in evaluation mode and one more pass over the training batches."""
 
     def before_epoch(self, model: nn.Module, epoch: int, index: DataIndex) -> None:  # noqa: B027
         """Do what is due before an epoch: make pseudo labels, switch loss terms on, freeze or unfreeze."""
