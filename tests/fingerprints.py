@@ -20,7 +20,9 @@ FILE = Path(__file__).with_suffix(".json")
 MODULES = {
     "data": ("wsss_core.data.sources",),
     "classifier.cam": ("wsss_core.engine.loop", "wsss_core.systems.cam"),
-    "cams": ("wsss_core.cams", "wsss_core.systems.cam"),
+    "classifier.puzzle": ("wsss_core.engine.loop", "wsss_core.systems.puzzle"),
+    "classifier.rsa_cfc": ("wsss_core.engine.loop", "wsss_core.systems.rsa_cfc"),
+    "cams": ("wsss_core.cams", "wsss_core.systems.cam", "wsss_core.systems.puzzle", "wsss_core.systems.rsa_cfc"),
     "threshold": ("wsss_core.refine.threshold",),
     "affinity-labels": ("wsss_core.refine.labels_stage",),
     "affinity.affinity": ("wsss_core.engine.loop", "wsss_core.systems.affinity"),

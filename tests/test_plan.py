@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wsss_core import plan as plan_module
+from wsss_core import chain as chain_module
 from wsss_core.config import Config, overlay
 from wsss_core.plan import Chain, Outside, Plan, make_plan
 
@@ -149,7 +149,7 @@ def test_weights_count_by_content_not_by_place(tiny: Callable[..., Config]) -> N
 
 def test_raising_a_revision_reruns_the_stage_and_all_below(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     before = chain_of(tiny())
-    monkeypatch.setitem(plan_module.REVISIONS, "cams", plan_module.REVISIONS["cams"] + 1)
+    monkeypatch.setitem(chain_module.REVISIONS, "cams", chain_module.REVISIONS["cams"] + 1)
     assert changed(before, chain_of(tiny())) == FROM_CAMS
 
 
@@ -169,7 +169,7 @@ def test_ids_are_stable_over_processes(tiny: Callable[..., Config]) -> None:
     )
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(runs) == 1
-    assert len(runs.pop().strip()) == plan_module.ID_DIGITS
+    assert len(runs.pop().strip()) == chain_module.ID_DIGITS
 
 
 def test_plan_and_help_load_no_torch() -> None:

@@ -20,7 +20,7 @@ from wsss_core.data.images import read_image
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.transforms import normalise
 from wsss_core.devices import torch_device
-from wsss_core.engine.models import TrainedModel, load_model
+from wsss_core.engine.models import TrainedModel, load_model, snapshot_directory
 from wsss_core.errors import UserError
 from wsss_core.stages import SPEC, Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
@@ -33,12 +33,13 @@ _EPS = 1e-5
 
 def write_cams(stage: Stage) -> None:
     """Do a cams stage. Output: `scores.h5`, the maps of each training image's classes, with the class scores as `extra/score`."""
-    parameters = {key: value for key, value in stage.parameters.items() if key != "split"}
+    parameters = {key: value for key, value in stage.parameters.items() if key not in ("split", "snapshot")}
     config = validate(Cams, parameters, str(stage.output / SPEC))
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     records = index.split(stage.parameters["split"])
     torch.set_num_threads(stage.threads)
-    trained = load_model(stage.input("model"), torch_device(stage.gpus))
+    model, epoch = stage.input("model"), stage.parameters.get("snapshot")
+    trained = load_model(model if epoch is None else snapshot_directory(model, epoch), torch_device(stage.gpus))
     shards = [(stage.resume / f"shard-{begin:07d}.h5", records[begin:end]) for begin, end in shard_ranges(len(records), _SHARD)]
     todo = [record for path, part in shards if not path.exists() for record in part]
     images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "cams", len(todo))

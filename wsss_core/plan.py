@@ -1,100 +1,21 @@
-"""From a configuration to content-addressed stages: what depends on what, ids, directories, readable names.
+"""From a configuration to a plan: the chains of all experiments, the stages they share, directories, readable names.
 
-Pure: no file is read here (checksums of what lies outside are handed in), no torch.
+Pure: no file is read here, no torch.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, Training
-from wsss_core.data.sources import spec_files, spec_parameters
-from wsss_core.revisions import REVISIONS
+from wsss_core.chain import Chain, Outside, Stage, digest, make_chain
+from wsss_core.config import Config
 
-ID_DIGITS = 10
-_LABEL_VALUES = {"otsu": set[str](), "thresholds": {"foreground", "background"}, "powers": {"low", "high"}}
-"""What each method of making affinity labels is told; what it does not use must not change an id."""
-
-
-@dataclass(frozen=True)
-class Outside:
-    """Checksums of what comes from outside the project."""
-
-    images: str = ""
-    """Of the images, their lists and labels."""
-    masks: str = ""
-    """Of the masks, apart: other masks change evaluations, never a pseudo mask."""
-    weights: Callable[[str], str] = lambda path: path
-    """From the path of a local weights file to its SHA-256."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One node of the graph.
-
-    Attributes
-    ----------
-    kind
-        data, classifier, cams, threshold, affinity-labels, affinity, boundary, walk, crf, pseudo, segmenter, predict or evaluate; the folder in the store.
-    parameters
-        All that decides the result beside the upstream stages and the seed. JSON values.
-    upstream
-        The stages it builds on, by role.
-    seed
-        None for stages without randomness of their own.
-    files
-        Places outside the project, by role; not part of the id.
-    """
-
-    kind: str
-    revision: int
-    parameters: dict[str, Any]
-    upstream: dict[str, Stage] = field(default_factory=dict)
-    seed: int | None = None
-    files: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def id(self) -> str:
-        """First hex digits of the SHA-256 over canonical JSON of all that decides the result."""
-        content = {
-            "stage": self.kind,
-            "revision": self.revision,
-            "parameters": self.parameters,
-            "seed": self.seed,
-            "upstream": {role: stage.id for role, stage in self.upstream.items()},
-        }
-        return _digest(content)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """One experiment with one seed.
-
-    Attributes
-    ----------
-    stages
-        The stages by readable name (data, classifier, cams, cams-threshold, ..., refine, pseudo, segmenter, predict), in order.
-    evaluations
-        The evaluate stages by what they judge (classifier, cams, walk, refine, pseudo, segmenter).
-    """
-
-    name: str
-    seed: int
-    experiment: Experiment
-    stages: dict[str, Stage]
-    evaluations: dict[str, Stage]
-
-    @property
-    def all_stages(self) -> dict[str, Stage]:
-        """Both, evaluations under `evaluate-<subject>`."""
-        return {**self.stages, **{f"evaluate-{name}": stage for name, stage in self.evaluations.items()}}
+__all__ = ["Chain", "Outside", "Plan", "Stage", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +69,7 @@ class Plan:
 
     def chain_spec_path(self, chain: Chain) -> Path:
         """Place of that spec. Its name holds a checksum: a plan made meanwhile (a dry run after an edit) leaves a running workflow's alone."""
-        return self.chain_directory(chain) / f"spec-{_digest(self.chain_spec(chain))}.json"
+        return self.chain_directory(chain) / f"spec-{digest(self.chain_spec(chain))}.json"
 
     def spec(self, stage: Stage) -> dict[str, Any]:
         """What `spec.json` holds: see `wsss_core.stages.Spec`."""
@@ -166,15 +87,10 @@ class Plan:
         }
 
 
-def _digest(content: Any) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
-
-
 def make_plan(config: Config, outside: Outside) -> Plan:
     """Turn every experiment and seed into its chain of stages."""
     chains = [
-        _chain(config, name, experiment, seed, outside) for name, experiment in config.experiments.items() for seed in experiment.seeds
+        make_chain(config, name, experiment, seed, outside) for name, experiment in config.experiments.items() for seed in experiment.seeds
     ]
     return Plan(config, tuple(chains))
 
@@ -183,133 +99,3 @@ def _with_upstream(stage: Stage) -> Iterator[Stage]:
     for upstream in stage.upstream.values():
         yield from _with_upstream(upstream)
     yield stage
-
-
-def _chain(config: Config, name: str, experiment: Experiment, seed: int, outside: Outside) -> Chain:
-    builder = _ChainBuilder(config, experiment, seed, outside)
-    if experiment.supervision == "image_labels":
-        builder.weak_labels()
-    if experiment.segmenter is not None:
-        builder.segmenter()
-    return Chain(name, seed, experiment, builder.stages, builder.evaluations)
-
-
-class _ChainBuilder:
-    """Adds the stages of one experiment, in the order of the pipeline."""
-
-    def __init__(self, config: Config, experiment: Experiment, seed: int, outside: Outside) -> None:
-        self.config, self.experiment, self.seed, self.outside = config, experiment, seed, outside
-        self.files = spec_files(config.dataset)
-        self.data = Stage(
-            "data", REVISIONS["data"], {"dataset": {**spec_parameters(config.dataset), "content": outside.images}}, files=self.files
-        )
-        self.stages: dict[str, Stage] = {"data": self.data}
-        self.evaluations: dict[str, Stage] = {}
-
-    def weak_labels(self) -> None:
-        """Classifier, CAMs, refinement and pseudo masks."""
-        experiment = self.experiment
-        classifier = self._train("classifier", experiment.classifier)
-        resize = experiment.cams.resize
-        protocol: dict[str, Any] = {"image_labels": False, "scales": [1.0], "flip": False}
-        self._evaluate("classifier", {"split": "val", "resize": resize}, protocol, model=classifier)
-        cams = self._add("cams", "cams", {**experiment.cams.model_dump(mode="json"), "split": "train"}, model=classifier)
-        protocol = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
-        protocol = {**protocol, "image_labels": experiment.cams.classes == "image_labels", "walk": "none", "crf": "none"}
-        threshold = self._judge("cams", cams, protocol)
-        scores, method = cams, experiment.refine.method
-        if method in ("affinity", "boundary"):
-            scores = self._walk(cams, classifier)
-            protocol = {**protocol, "walk": method}
-            threshold = self._judge("walk", scores, protocol, background=experiment.refine.walk.background == "power")
-        if method != "none" and experiment.refine.crf != "none":
-            parameters = experiment.refine.model_dump(mode="json", include={"crf", *self._background_values()})
-            scores = self._add("refine", "crf", parameters, scores=scores)
-            protocol = {**protocol, "crf": experiment.refine.crf}
-            threshold = self._judge("refine", scores, protocol, background=True)
-        parameters = {**experiment.pseudo.model_dump(mode="json"), "threshold": threshold}
-        chosen = self._threshold(scores) if threshold == "auto" else {}
-        pseudo = self._add("pseudo", "pseudo", parameters, scores=scores, **chosen)
-        used = [name for name in (protocol["crf"], experiment.pseudo.crf) if name != "none"]
-        protocol = {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}
-        self._evaluate("pseudo", {"split": "train"}, protocol, masks=pseudo, **chosen)
-
-    def _walk(self, cams: Stage, classifier: Stage) -> Stage:
-        """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
-        refine = self.experiment.refine
-        labels = refine.labels.model_dump(mode="json", include={"method", *_LABEL_VALUES[refine.labels.method]})
-        chosen = self._threshold(cams) if "auto" in labels.values() else {}
-        if refine.labels.method == "otsu" or chosen:
-            labels["margin"] = refine.labels.margin
-        labels["crf"] = refine.labels.crf or LABELS_CRF[refine.labels.method]
-        labels["cams"] = self.experiment.cams.classes
-        made = self._add("affinity-labels", "affinity-labels", labels, scores=cams, **chosen)
-        network = refine.affinity if refine.method == "affinity" else refine.boundary
-        start = {}
-        if network.initial == "classifier":
-            own = self.experiment.classifier
-            network = network.model_copy(update={"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"})
-            start = {"classifier": classifier}
-        model = self._train(refine.method, network, None, labels=made, **start)
-        unused = {"normalise"} if refine.walk.background == "power" else {"background_power"}
-        walk = refine.walk.model_dump(mode="json", exclude=unused | ({"radius"} if refine.method == "affinity" else set()))
-        walk["beta"] = refine.walk.beta or WALK_BETA[refine.method]
-        walk["resize"] = refine.walk.resize or self.experiment.cams.resize
-        return self._add("walk", "walk", walk, scores=cams, model=model)
-
-    def _background_values(self) -> set[str]:
-        """What decides the background in the CRF; a background that walked along stands there already."""
-        refine = self.experiment.refine
-        if refine.method in ("affinity", "boundary") and refine.walk.background == "power":
-            return set()
-        return {"background", "background_power"} if refine.background is None else {"background"}
-
-    def _judge(self, subject: str, scores: Stage, protocol: dict[str, Any], *, background: bool = False) -> float | str | None:
-        """Evaluate a stage of scores over all thresholds. Return the one that is not chosen by the truth: None if a background channel decides."""
-        threshold = None if background else self.experiment.pseudo.threshold
-        chosen = self._threshold(scores) if threshold == "auto" else {}
-        parameters = {"split": "train", **self.experiment.evaluate.model_dump(mode="json"), "threshold": threshold}
-        self._evaluate(subject, parameters, protocol, scores=scores, **chosen)
-        return threshold
-
-    def _threshold(self, scores: Stage) -> dict[str, Stage]:
-        """The label-free threshold of scores without a background channel, as an upstream stage."""
-        name = f"{scores.kind}-threshold"
-        return {"threshold": self.stages.get(name) or self._add(name, "threshold", {}, scores=scores)}
-
-    def segmenter(self) -> None:
-        """Segmenter, its predictions and their evaluation."""
-        experiment = self.experiment
-        assert experiment.segmenter is not None
-        if experiment.supervision == "masks":
-            labels: dict[str, Stage] = {}
-            extra = {"supervision": "masks", "masks": self.outside.masks}
-        else:
-            labels, extra = {"pseudo": self.stages["pseudo"]}, {"supervision": "pseudo masks"}
-        model = self._train("segmenter", experiment.segmenter, extra, **labels)
-        predictions = self._add("predict", "predict", experiment.predict.model_dump(mode="json"), model=model)
-        protocol = {**experiment.predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": False}
-        self._evaluate(
-            "segmenter", {"split": experiment.predict.split}, {**protocol, "supervision": experiment.supervision}, masks=predictions
-        )
-
-    def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
-        parameters = training.model_dump(mode="json")
-        files = dict(self.files)
-        if training.weights not in ("pretrained", "none"):
-            files["weights"] = training.weights
-            parameters["weights"] = f"sha256:{self.outside.weights(training.weights)}"
-        revision = REVISIONS[f"{kind}.{parameters['system']}"]
-        stage = Stage(kind, revision, {**parameters, **(extra or {})}, {"data": self.data, **upstream}, self.seed, files)
-        self.stages[kind] = stage
-        return stage
-
-    def _add(self, name: str, kind: str, parameters: dict[str, Any], **upstream: Stage) -> Stage:
-        stage = Stage(kind, REVISIONS[kind], parameters, {"data": self.data, **upstream}, files=self.files)
-        self.stages[name] = stage
-        return stage
-
-    def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: Stage) -> None:
-        """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes."""
-        parameters = {"subject": subject, **parameters, "protocol": protocol, "masks": self.outside.masks}
-        self.evaluations[subject] = Stage("evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files)

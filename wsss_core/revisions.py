@@ -8,6 +8,8 @@ know the numbers without importing torch.
 REVISIONS = {
     "data": 1,
     "classifier.cam": 1,
+    "classifier.puzzle": 1,
+    "classifier.rsa_cfc": 1,
     "cams": 1,
     "threshold": 1,
     "affinity-labels": 1,

@@ -173,8 +173,7 @@ class ScoreWriter:
             file["classes"] = np.concatenate(classes) if classes else np.zeros(0, np.int32)
             file["class_offset"] = np.concatenate([[0], np.cumsum([len(c) for c in classes])]).astype(np.int64)
             file["ids"] = np.array([name.encode() for name in ids], dtype=h5py.string_dtype())
-            for name, values in self._extra.items():
-                file[f"extra/{name}"] = np.stack(values)
+            _write_extra(file, {name: np.stack(values) for name, values in self._extra.items()})
             file.attrs.update(version=VERSION, num_classes=self.num_classes, dtype=str(self.dtype), compressed=self.compress)
 
 
@@ -196,12 +195,18 @@ def join_stores(shards: list[Path], path: Path) -> None:
             file["size"] = np.concatenate([s._size for s in stores])
             file["classes"] = np.concatenate([s._classes for s in stores])
             file["ids"] = np.array([name.encode() for s in stores for name in s.ids], dtype=h5py.string_dtype())
-            for name in first._file.get("extra", {}):
-                file[f"extra/{name}"] = np.concatenate([s.extra(name) for s in stores])
+            _write_extra(file, {name: np.concatenate([s.extra(name) for s in stores]) for name in first._file.get("extra", {})})
             file.attrs.update(dict(first._file.attrs))
     finally:
         for store in stores:
             store.close()
+
+
+def _write_extra(file: h5py.File, values: dict[str, np.ndarray]) -> None:
+    if values:
+        group = file.create_group("extra")  # a group made in passing would carry the time of day: other bytes at each run
+        for name, array in values.items():
+            group[name] = array
 
 
 def shard_ranges(count: int, size: int) -> list[tuple[int, int]]:

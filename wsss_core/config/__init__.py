@@ -1,9 +1,10 @@
 """The configuration: every parameter, its default, unit and range. The only place where defaults live."""
 
 from wsss_core.config.base import Backbone, Block, Training
+from wsss_core.config.classifiers import AnyClassifier, CamClassifier, Classifier, PuzzleClassifier, RsaCfcClassifier
 from wsss_core.config.datasets import Coco14, Dataset, Folder, Shapes, Voc12
 from wsss_core.config.load import load_config, overlay, read_config, read_yaml, validate
-from wsss_core.config.pipeline import CamClassifier, Cams, Classifier, Evaluate, Experiment, Predict, Pseudo, Segmenter
+from wsss_core.config.pipeline import Cams, Evaluate, Experiment, Predict, Pseudo, Segmenter
 from wsss_core.config.refinement import LABELS_CRF, WALK_BETA, Affinity, AffinityLabels, Boundary, PairNetwork, Refine, Walk
 from wsss_core.config.root import Config, Report, Run, Table
 
@@ -12,6 +13,7 @@ __all__ = [
     "WALK_BETA",
     "Affinity",
     "AffinityLabels",
+    "AnyClassifier",
     "Backbone",
     "Block",
     "Boundary",
@@ -27,8 +29,10 @@ __all__ = [
     "PairNetwork",
     "Predict",
     "Pseudo",
+    "PuzzleClassifier",
     "Refine",
     "Report",
+    "RsaCfcClassifier",
     "Run",
     "Segmenter",
     "Shapes",

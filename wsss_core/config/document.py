@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from wsss_core.config import datasets, pipeline, refinement
+from wsss_core.config import classifiers, datasets, pipeline, refinement
 from wsss_core.config.load import SHARED
 from wsss_core.config.root import Config, Report, Run, Table
 
@@ -27,7 +27,9 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("dataset: PASCAL VOC 2012", "dataset", datasets.Voc12),
     ("dataset: MS COCO 2014", "dataset", datasets.Coco14),
     ("experiments.<name>", "", pipeline.Experiment),
-    ("classifier: system cam", "classifier", pipeline.CamClassifier),
+    ("classifier: system cam", "classifier", classifiers.CamClassifier),
+    ("classifier: system puzzle", "classifier", classifiers.PuzzleClassifier),
+    ("classifier: system rsa_cfc", "classifier", classifiers.RsaCfcClassifier),
     ("cams", "cams", pipeline.Cams),
     ("refine", "refine", refinement.Refine),
     ("refine.labels", "refine.labels", refinement.AffinityLabels),

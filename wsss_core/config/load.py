@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from wsss_core.config.classifiers import SYSTEMS
 from wsss_core.config.datasets import SOURCES
 from wsss_core.config.pipeline import Experiment
 from wsss_core.config.root import Config, Table
@@ -19,6 +20,8 @@ from wsss_core.errors import UserError, did_you_mean
 
 SHARED = tuple(Experiment.model_fields)
 Model = TypeVar("Model", bound=BaseModel)
+_KINDS = {"dataset": ("source", SOURCES), "classifier": ("system", SYSTEMS)}
+"""Blocks of several kinds: the key that tells them apart, and its values."""
 TOP_LEVEL = (*Config.model_fields, *SHARED, "sweep")
 
 
@@ -143,7 +146,8 @@ def _explain(model: type[BaseModel], errors: list[ErrorDetails]) -> str:
         hint = did_you_mean(str(error["input"]), [v.strip().strip("'") for v in expected.replace(" or ", ", ").split(",")])
         return f"{key}: expected {expected}, got {error['input']!r}{hint if hint.startswith('; did') else ''}"
     if error["type"] == "union_tag_invalid":
-        return f"{key}: {error['msg']}"
+        name, kinds = _KINDS[location[-1]]
+        return f"{key}.{name}: unknown '{error['ctx']['tag']}'{did_you_mean(error['ctx']['tag'], kinds)}"
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
@@ -155,10 +159,14 @@ def _explain(model: type[BaseModel], errors: list[ErrorDetails]) -> str:
 
 def _keys(error: ErrorDetails) -> list[str]:
     """The place of an error as keys of the file: without the chosen tag, or the type that was tried, which unions put there."""
+    places = list(zip(("", *error["loc"]), error["loc"], strict=False))
     return [
         str(part)
-        for part in error["loc"]
-        if part not in SOURCES and not str(part).endswith("]") and not str(part).startswith("constrained-") and part not in ("float", "int")
+        for before, part in places
+        if part not in _KINDS.get(str(before), ("", ()))[1]
+        and not str(part).endswith("]")
+        and not str(part).startswith("constrained-")
+        and part not in ("float", "int")
     ]
 
 

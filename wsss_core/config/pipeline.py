@@ -7,20 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsss_core.config.base import Block, Fraction, Positive, Training
+from wsss_core.config.classifiers import AnyClassifier, CamClassifier
 from wsss_core.config.refinement import Refine
 
 Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
-
-
-class CamClassifier(Training):
-    """System `cam`: a plain multi-label classifier whose last feature map gives the class activation maps."""
-
-    system: Literal["cam"] = "cam"
-    """Plain classifier."""
-
-
-# A system of a later paper joins here: `Classifier = Annotated[CamClassifier | Puzzle | ..., Field(discriminator="system")]`.
-Classifier = CamClassifier
 
 
 class Cams(Block):
@@ -93,7 +83,7 @@ class Experiment(Block):
     """`image_labels`: weak supervision. `masks`: the fully supervised upper bound, the same segmenter trained on the true masks."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """One run of the chain per seed; tables show mean and standard deviation over them."""
-    classifier: Classifier = CamClassifier()
+    classifier: AnyClassifier = CamClassifier()
     """The network whose CAMs are the first guess."""
     cams: Cams = Cams()
     """Multi-scale class activation maps."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from wsss_core.config import Training
 from wsss_core.data.dataset import EpochSampler, SeededDataset, stable_seed
 from wsss_core.data.index import DataIndex, read_index
-from wsss_core.engine.models import save_model
+from wsss_core.engine.models import save_model, snapshot_directory
 from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_text
@@ -38,7 +38,7 @@ _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def train(stage: Stage) -> None:
     """Do a stage that trains: train the system of the spec and save the model and its metrics.
 
-    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `tensorboard/`.
+    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `snapshots/` and `tensorboard/`.
     """
     seed = stage.spec.seed or 0
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
@@ -211,6 +211,10 @@ class _Fit:
         return losses
 
     def _save(self, epoch: int) -> None:
+        if epoch + 1 in self.system.snapshots:
+            directory = snapshot_directory(self.stage.output, epoch + 1)
+            directory.mkdir(parents=True, exist_ok=True)
+            save_model(directory, self.raw_model, self.stage.parameters, self.index.classes)
         state = {
             "epoch": epoch + 1,
             "model": self.raw_model.state_dict(),

@@ -19,6 +19,11 @@ from wsss_core.systems.base import System
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
+def snapshot_directory(directory: Path, epoch: int) -> Path:
+    """Place of the copy kept after an epoch, below a training's own directory."""
+    return directory / "snapshots" / f"epoch-{epoch:04d}"
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A model in evaluation mode, its system and its classes (background first)."""

@@ -11,6 +11,8 @@ from wsss_core.systems.base import System
 
 SYSTEMS = {
     "cam": "wsss_core.systems.cam:Cam",
+    "puzzle": "wsss_core.systems.puzzle:Puzzle",
+    "rsa_cfc": "wsss_core.systems.rsa_cfc:RsaCfc",
     "affinity": "wsss_core.systems.affinity:AffinitySystem",
     "boundary": "wsss_core.systems.boundary:BoundarySystem",
     "segment": "wsss_core.systems.segment:Segment",

@@ -56,6 +56,11 @@ class System(ABC):
         self.num_classes = num_classes
         self.mean, self.std = statistics(config)
 
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """Epochs after which a copy of the model is kept."""
+        return ()
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the model, on the CPU."""
@@ -94,6 +99,11 @@ class System(ABC):
 
 class CamSystem(System):
     """A classifier that gives class activation maps."""
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """Those of the configuration."""
+        return tuple(self.config.snapshots)
 
     @abstractmethod
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_core.config import CamClassifier
+from wsss_core.config import CamClassifier, Classifier
 from wsss_core.data.images import read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.losses.classification import multilabel_soft_margin
@@ -38,7 +39,7 @@ class CamNet(nn.Module):
 class Cam(CamSystem):
     """The plain classifier."""
 
-    config_type = CamClassifier
+    config_type: ClassVar[type[Classifier]] = CamClassifier
 
     def build(self) -> nn.Module:
         """Return backbone and classifier."""

@@ -1,0 +1,48 @@
+"""System `rsa_cfc`: activation extending based on long-range dependencies (Liu et al., PLoS ONE 18(11) e0288596, 2023).
+
+Puzzle-CAM with two modules in its tile branch. Regional self-attention (RSA) spreads a tile's maps over cells with like features;
+cross-image foreground contrast (CFC) draws the foreground features of like images together, tile by tile. Neither has
+parameters, and the test path (Algorithm 2) is the whole-image branch alone.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from wsss_core.config import RsaCfcClassifier
+from wsss_core.losses.contrast import foreground_contrast, foreground_vectors
+from wsss_core.nn.attention import RegionalSelfAttention
+from wsss_core.systems.base import Batch, Progress
+from wsss_core.systems.puzzle import Puzzle, TwoBranches
+
+
+class RsaCfc(Puzzle):
+    """RSA + CFC on Puzzle-CAM.
+
+    Notes
+    -----
+    Decisions where the paper is silent or wrong are in docs/systems/rsa-cfc.md and at `RegionalSelfAttention`, `foreground_vectors` and
+    `foreground_contrast`. Of note here: C* enters the foreground vectors through a ReLU (a map is foreground where it is positive;
+    ours), and classification and reconstruction without.
+    """
+
+    config_type = RsaCfcClassifier
+
+    def __init__(self, config: RsaCfcClassifier, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.attention = None if config.attention == "none" else RegionalSelfAttention(config.attention, config.temperature)
+
+    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return the terms of L = L_cls + λ L_pos + β L_re (Eq. 16)."""
+        labels = batch["label"]
+        maps, tile_features, tile_maps = cast(TwoBranches, model(batch["image"], tiles=True))
+        if self.attention is not None:
+            tile_maps = self.attention(tile_features, tile_maps)  # Ĉ*, Eqs. 4 to 6
+        losses = self.puzzle_losses(maps, tile_maps, labels, progress)  # Eqs. 7 to 9 and 15
+        if self.config.lambda_contrast > 0:
+            present = labels.repeat(4, 1) if self.config.present_only else None  # tile-major
+            vectors = foreground_vectors(tile_features, tile_maps.relu(), present)  # Eq. 10
+            losses["contrast"] = self.config.lambda_contrast * foreground_contrast(vectors, alpha=self.config.alpha)  # Eqs. 11 to 14
+        return losses
