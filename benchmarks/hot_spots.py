@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks import affinity, crf, evaluate, store, walk
+from benchmarks import affinity, contrast, crf, evaluate, store, walk
 from benchmarks.harness import HotSpot
 
-HOT_SPOTS: list[HotSpot] = [*store.HOT_SPOTS, *crf.HOT_SPOTS, *affinity.HOT_SPOTS, *walk.HOT_SPOTS, *evaluate.HOT_SPOTS]
+HOT_SPOTS: list[HotSpot] = [
+    *contrast.HOT_SPOTS,
+    *store.HOT_SPOTS,
+    *crf.HOT_SPOTS,
+    *affinity.HOT_SPOTS,
+    *walk.HOT_SPOTS,
+    *evaluate.HOT_SPOTS,
+]
 
 
 def choose(patterns: Sequence[str], spots: Sequence[HotSpot] = HOT_SPOTS) -> list[HotSpot]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from torch.nn import functional
 from wsss_core import cams as cams_module
 from wsss_core.cams import classify, multiscale_cams, normalise_cams, write_cams
 from wsss_core.config import Cams
+from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
 from wsss_core.engine.models import load_model
+from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.store import ScoreStore
 
@@ -106,3 +109,31 @@ def test_classify_gives_probabilities_and_labels(ready: Callable[..., tuple[Plan
     assert scores.shape == labels.shape == (6, 3)
     assert ((scores >= 0) & (scores <= 1)).all()
     np.testing.assert_array_equal(labels, [index.multi_hot(record) for record in index.split("val")])
+
+
+@pytest.mark.parametrize("system", ["cam", "rsa_cfc"])
+def test_cams_of_a_snapshot_are_those_of_the_model_as_it_was(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], system: str
+) -> None:
+    plan = planned({"classifier": {"system": system, "epochs": 3, "snapshots": [1, 2]}})
+    classifier, index = do(plan, "classifier"), read_index(do(plan, "data"), None)
+    stores = {name: do(plan, name) / "scores.h5" for name in ("cams-epoch1", "cams-epoch2", "cams")}
+    models = {name: classifier / "snapshots" / f"epoch-000{name[-1]}" for name in stores if name != "cams"}
+    read: dict[str, list[np.ndarray]] = {}
+    for name, path in stores.items():
+        trained, read[name] = load_model(models.get(name, classifier)), []
+        with ScoreStore(path) as store:
+            for record, extra in zip(index.split("train"), store.extra("score"), strict=True):
+                scores, classes = store.read(record.id)
+                maps, probabilities = multiscale_cams(trained, read_image(index.image_path(record)), Cams(scales=(1.0, 0.5)))
+                np.testing.assert_allclose(scores, normalise_cams(maps[[c - 1 for c in classes]]), rtol=0, atol=1e-3)
+                np.testing.assert_allclose(extra, probabilities, rtol=1e-5)
+                read[name].append(extra)
+    assert not any(np.allclose(read[one], read[other], atol=1e-3) for one, other in itertools.combinations(read, 2))
+    figures = {name: read_json(do(plan, f"evaluate-{name}") / "figures.json") for name in stores}
+    for name in models:
+        assert figures[name]["subject"] == "cams" and figures[name]["protocol"]["epoch"] == int(name[-1])
+        assert figures[name]["figures"] != figures["cams"]["figures"]
+        number = read_json(do(plan, f"{name}-threshold") / "threshold.json")["threshold"]
+        assert figures[name]["figures"][0]["threshold"] == number
+    assert "epoch" not in figures["cams"]["protocol"]

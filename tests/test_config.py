@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from wsss_core.config import CamClassifier, PuzzleClassifier, RsaCfcClassifier, load_config, read_config
 from wsss_core.config import document as generated
-from wsss_core.config import load_config, read_config
 from wsss_core.errors import UserError
 
 BASE: dict[str, Any] = {"experiments": {"plain": {}}}
@@ -107,6 +107,110 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
 )
 def test_errors_name_the_key_and_the_nearest_valid_name(values: dict[str, Any], expected: str) -> None:
     assert expected in error_of(values)
+
+
+@pytest.mark.parametrize(
+    ("block", "system"), [({}, "cam"), ({"lr": 0.1}, "cam"), *(({"system": name}, name) for name in ("cam", "puzzle", "rsa_cfc"))]
+)
+def test_the_classifier_is_the_plain_one_unless_another_is_named(block: dict[str, Any], system: str) -> None:
+    classifier = load_config({"experiments": {"a": {"classifier": block}}}).experiments["a"].classifier
+    assert classifier.system == system and classifier.snapshots == ()
+    types = {"cam": CamClassifier, "puzzle": PuzzleClassifier, "rsa_cfc": RsaCfcClassifier}
+    assert type(classifier) is types[system]
+    assert load_config({"classifier": block, "experiments": {"a": {}}}).experiments["a"].classifier == classifier
+    assert classifier.lr == block.get("lr", CamClassifier().lr)
+
+
+def test_the_published_values_of_the_systems_are_the_defaults() -> None:
+    config = load_config({"experiments": {"p": {"classifier": {"system": "puzzle"}}, "r": {"classifier": {"system": "rsa_cfc"}}}})
+    puzzle, rsa_cfc = (config.experiments[name].classifier for name in "pr")
+    assert isinstance(puzzle, PuzzleClassifier) and isinstance(rsa_cfc, RsaCfcClassifier)
+    assert (puzzle.beta_reconstruction, puzzle.ramp) == (rsa_cfc.beta_reconstruction, rsa_cfc.ramp) == (2, 0.5)
+    assert (rsa_cfc.lambda_contrast, rsa_cfc.alpha, rsa_cfc.attention, rsa_cfc.present_only) == (0.5, 0.25, "relu_cosine", True)
+
+
+def test_a_sweep_may_go_over_systems_and_their_own_keys() -> None:
+    config = load_config({**BASE, "sweep": {"classifier.system": ["cam", "puzzle", "rsa_cfc"]}})
+    assert {name: each.classifier.system for name, each in config.experiments.items()} == {
+        f"plain,system={name}": name for name in ("cam", "puzzle", "rsa_cfc")
+    }
+    grid = {"classifier.lambda_contrast": [0.5, 1], "classifier.beta_reconstruction": [1, 2]}
+    config = load_config({"classifier": {"system": "rsa_cfc"}, **BASE, "sweep": grid})
+    assert "plain,lambda_contrast=1,beta_reconstruction=2" in config.experiments and len(config.experiments) == 4
+
+
+@pytest.mark.parametrize("place", ["own", "shared"])
+@pytest.mark.parametrize("name", ["cam", "puzzle", "rsa_cfc", "a"])
+def test_an_unknown_system_is_named_at_its_key(name: str, place: str) -> None:
+    block = {"classifier": {"system": "puzle", "lr": 0.1}}
+    values = {"experiments": {name: block}} if place == "own" else {**block, "experiments": {name: {}}}
+    assert error_of(values) == f"mine.yaml: experiments.{name}.classifier.system: unknown 'puzle'; did you mean 'puzzle'?"
+
+
+@pytest.mark.parametrize("name", ["cam", "puzzle", "rsa_cfc", "a"])
+@pytest.mark.parametrize("system", ["cam", "puzzle", "rsa_cfc"])
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"backbon": "x"}, "backbon: unknown key; did you mean 'backbone'?"),
+        ({"epochs": 0}, "epochs: input should be greater than 0, got 0"),
+        ({"snapshots": [0]}, "snapshots.0: input should be greater than 0, got 0"),
+        ({"optimizer": "sdg"}, "optimizer: expected 'sgd', 'adam' or 'adamw', got 'sdg'; did you mean 'sgd'?"),
+        ({"resize": [320, 640, 9]}, "resize: tuple should have at most 2 items after validation, not 3, got [320, 640, 9]"),
+    ],
+)
+def test_a_wrong_value_is_placed_without_the_systems_name(name: str, system: str, block: dict[str, Any], message: str) -> None:
+    values = {"experiments": {name: {"classifier": {"system": system, **block}}}}
+    assert error_of(values) == f"mine.yaml: experiments.{name}.classifier.{message}"
+
+
+@pytest.mark.parametrize("system", ["cam", "puzzle", "rsa_cfc"])
+@pytest.mark.parametrize("key", ["cam", "puzzle", "rsa_cfc"])
+def test_a_key_named_like_a_system_keeps_its_place(system: str, key: str) -> None:
+    message = error_of({"experiments": {"a": {"classifier": {"system": system, key: 1}}}})
+    assert message.startswith(f"mine.yaml: experiments.a.classifier.{key}: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("system", "key", "value"),
+    [
+        *(("cam", *each) for each in (("beta_reconstruction", 1), ("ramp", 0.5), ("attention", "none"), ("alpha", 0.1))),
+        *(("puzzle", *each) for each in (("attention", "none"), ("lambda_contrast", 0), ("alpha", 0.25), ("present_only", True))),
+    ],
+)
+def test_a_key_of_another_system_is_refused(system: str, key: str, value: Any) -> None:
+    message = error_of({"experiments": {"a": {"classifier": {"system": system, key: value}}}})
+    assert message.startswith(f"mine.yaml: experiments.a.classifier.{key}: unknown key")
+    assert f"did you mean '{key}'" not in message
+    assert load_config({"experiments": {"a": {"classifier": {"system": "rsa_cfc", key: value}}}})
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"attention": "relu_cosin"}, "attention: expected 'relu_cosine', 'softmax_cosine' or 'none', got 'relu_cosin'; did you mean"),
+        ({"temperature": 0}, "temperature: input should be greater than 0"),
+        ({"lambda_contrast": -1}, "lambda_contrast: input should be greater than or equal to 0"),
+        ({"beta_reconstruction": -0.1}, "beta_reconstruction: input should be greater than or equal to 0"),
+        ({"alpha": -1}, "alpha: input should be greater than or equal to 0"),
+        ({"ramp": 1.5}, "ramp: input should be less than or equal to 1"),
+    ],
+)
+def test_values_of_rsa_cfc_have_their_ranges(block: dict[str, Any], message: str) -> None:
+    assert f"experiments.a.classifier.{message}" in error_of({"experiments": {"a": {"classifier": {"system": "rsa_cfc", **block}}}})
+
+
+@pytest.mark.parametrize("system", ["cam", "puzzle", "rsa_cfc"])
+@pytest.mark.parametrize("snapshots", [[2, 1], [1, 1], [1, 4], [4], [5], [1, 2, 3, 3]])
+def test_snapshots_are_epochs_in_order_before_the_last(system: str, snapshots: list[int]) -> None:
+    block = {"system": system, "epochs": 4, "snapshots": snapshots}
+    assert error_of({"experiments": {system: {"classifier": block}}}) == (
+        f"mine.yaml: experiments.{system}.classifier: snapshots must be increasing epochs before the last one, 4 (it is kept anyway), "
+        f"got {snapshots}"
+    )
+    for right in ([], [1], [3], [1, 2, 3]):
+        config = load_config({"experiments": {"a": {"classifier": {**block, "snapshots": right}}}})
+        assert config.experiments["a"].classifier.snapshots == tuple(right)
 
 
 def test_a_walk_needs_no_crf_and_one_confident_threshold_may_stand_alone() -> None:

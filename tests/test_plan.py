@@ -88,6 +88,101 @@ def test_values_that_a_stage_does_not_use_change_no_id(tiny: Callable[..., Confi
     assert changed(chain_of(tiny(fixed)), chain_of(tiny(overlay(fixed, {"refine": {"labels": {"margin": 0.4, "crf": "labels"}}})))) == set()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"attention": "none"}, {"lambda_contrast": 1}, {"alpha": 1}, {"present_only": False}, {"beta_reconstruction": 1}, {"ramp": 0}],
+)
+def test_a_value_of_a_system_reruns_from_the_classifier(tiny: Callable[..., Config], change: dict[str, Any]) -> None:
+    system = {"classifier": {"system": "rsa_cfc"}}
+    assert changed(chain_of(tiny(system)), chain_of(tiny(overlay(system, {"classifier": change})))) == FROM_CLASSIFIER
+
+
+def test_systems_share_nothing_but_the_data(tiny: Callable[..., Config]) -> None:
+    chains = [chain_of(tiny({"classifier": {"system": system}})) for system in ("cam", "puzzle", "rsa_cfc")]
+    assert all(changed(one, other) == FROM_CLASSIFIER for one, other in (chains[:2], chains[1:], chains[::2]))
+    assert changed(chain_of(tiny()), chains[0]) == set()  # named or not
+
+
+@pytest.mark.parametrize("system", ["cam", "puzzle", "rsa_cfc"])
+def test_a_system_has_a_revision_of_its_own(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    def chains() -> list[Chain]:
+        return [chain_of(tiny({"classifier": {"system": each}})) for each in (system, "puzzle" if system == "cam" else "cam")]
+
+    before = chains()
+    monkeypatch.setitem(chain_module.REVISIONS, f"classifier.{system}", 99)
+    assert [changed(*pair) for pair in zip(before, chains(), strict=True)] == [FROM_CLASSIFIER, set()]
+
+
+@pytest.mark.parametrize("system", ["cam", "puzzle", "rsa_cfc"])
+def test_a_training_without_snapshots_is_what_it_was_before_there_were_any(tiny: Callable[..., Config], system: str) -> None:
+    chain = chain_of(tiny({"classifier": {"system": system}}))
+    values = chain.experiment.classifier.model_dump(mode="json")
+    assert values.pop("snapshots") == []
+    content = {
+        "stage": "classifier",
+        "revision": chain_module.REVISIONS[f"classifier.{system}"],
+        "parameters": values,
+        "seed": 0,
+        "upstream": {"data": chain.stages["data"].id},
+    }
+    assert chain.stages["classifier"].id == chain_module.digest(content)
+    assert changed(chain, chain_of(tiny({"classifier": {"system": system, "snapshots": []}}))) == set()
+    assert not [name for name in chain.all_stages if "epoch" in name]
+
+
+WATCHED = {"classifier": {"epochs": 5, "snapshots": [1, 4]}}
+
+
+def test_snapshots_change_the_training_and_are_judged_apart(tiny: Callable[..., Config]) -> None:
+    plain, chain = chain_of(tiny({"classifier": {"epochs": 5}})), chain_of(tiny(WATCHED))
+    added = {f"{role}cams-epoch{epoch}{suffix}" for epoch in (1, 4) for role, suffix in (("", ""), ("", "-threshold"), ("evaluate-", ""))}
+    assert changed(plain, chain) == FROM_CLASSIFIER | added
+    assert set(chain.all_stages) - set(plain.all_stages) == added
+    other = chain_of(tiny(overlay(WATCHED, {"classifier": {"snapshots": [4]}})))
+    assert changed(chain, other) == FROM_CLASSIFIER | added
+    assert chain.stages["classifier"].parameters["snapshots"] == [1, 4]
+
+
+def test_the_cams_of_a_snapshot_are_those_of_the_last_model_but_for_the_epoch(tiny: Callable[..., Config]) -> None:
+    chain = chain_of(tiny(overlay(WATCHED, {"cams": {"scales": [1.0], "flip": False, "resize": 48, "classes": "predicted"}})))
+    last = chain.stages["cams"]
+    assert "snapshot" not in last.parameters
+    for epoch in (1, 4):
+        cams, threshold = chain.stages[f"cams-epoch{epoch}"], chain.stages[f"cams-epoch{epoch}-threshold"]
+        assert cams.parameters == {**last.parameters, "snapshot": epoch}
+        assert (cams.kind, cams.revision, cams.upstream) == (last.kind, last.revision, last.upstream)
+        assert cams.upstream["model"] is chain.stages["classifier"]
+        judged, usual = chain.evaluations[f"cams-epoch{epoch}"], chain.evaluations["cams"]
+        assert threshold.kind == "threshold" and threshold.upstream["scores"] is cams
+        assert judged.upstream["scores"] is cams and judged.upstream["threshold"] is threshold
+        protocol = {**usual.parameters["protocol"], "epoch": epoch}
+        assert judged.parameters == {**usual.parameters, "protocol": protocol}
+        assert judged.parameters["subject"] == "cams"
+    assert len({stage.id for name, stage in chain.stages.items() if name.startswith("cams")}) == 6
+
+
+def test_snapshots_with_a_fixed_threshold_have_no_threshold_stage(tiny: Callable[..., Config]) -> None:
+    chain = chain_of(tiny(overlay(WATCHED, {"pseudo": {"threshold": 0.3}})))
+    assert not [name for name in chain.stages if "threshold" in name]
+    assert all(chain.evaluations[f"cams-epoch{epoch}"].parameters["threshold"] == 0.3 for epoch in (1, 4))
+    assert all("threshold" not in chain.evaluations[f"cams-epoch{epoch}"].upstream for epoch in (1, 4))
+
+
+@pytest.mark.parametrize("method", ["none", "crf", "affinity", "boundary"])
+def test_nothing_but_its_evaluation_builds_on_a_snapshot(tiny: Callable[..., Config], method: str) -> None:
+    chain = chain_of(tiny(overlay(WATCHED, {"refine": {"method": method}})))
+    snapshots = [chain.stages[f"cams-epoch{epoch}"] for epoch in (1, 4)]
+    below = {name for name, stage in chain.all_stages.items() if any(each in snapshots for each in stage.upstream.values())}
+    assert below == {f"cams-epoch{epoch}-threshold" for epoch in (1, 4)} | {f"evaluate-cams-epoch{epoch}" for epoch in (1, 4)}
+    assert chain.evaluations["cams"].upstream["threshold"] is chain.stages["cams-threshold"]
+    assert chain.stages["cams-threshold"].upstream["scores"] is chain.stages["cams"]
+
+
+def test_the_upper_bound_takes_no_snapshots(tiny: Callable[..., Config]) -> None:
+    config = tiny(overlay(WATCHED, {"experiments": {"crf": {"supervision": "masks"}}}))
+    assert list(chain_of(config).all_stages) == ["data", "segmenter", "predict", "evaluate-segmenter"]
+
+
 def test_a_walk_has_all_its_stages_and_ends_where_it_is_told(tiny: Callable[..., Config]) -> None:
     chain = chain_of(tiny({"refine": {"method": "boundary"}}))
     walked = ["cams-threshold", "affinity-labels", "boundary", "walk", "walk-threshold", "refine", "pseudo"]

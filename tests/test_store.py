@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,24 @@ def test_joined_shards_equal_one_store(tmp_path: Path, compress: bool) -> None:
             for one, other in zip(whole.read(name), joined.read(name), strict=True):
                 np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(whole.extra("score"), joined.extra("score"))
+
+
+def test_a_store_has_no_time_of_day_in_it(tmp_path: Path) -> None:
+    """HDF5 counts in seconds."""
+    bytes_of = []
+    for place in (tmp_path / "one", tmp_path / "other"):
+        place.mkdir()
+        write(place / "a.h5", made(0), "float16")
+        write(place / "b.h5", made(1), "float16")
+        write(place / "small.h5", made(0), "uint8", compress=True)
+        join_stores([place / "a.h5", place / "b.h5"], place / "joined.h5")
+        bytes_of.append({path.name: path.read_bytes() for path in place.iterdir()})
+        if len(bytes_of) == 1:
+            time.sleep(1.1)
+    assert len(bytes_of[0]) == 4
+    assert {name for name in bytes_of[0] if bytes_of[0][name] != bytes_of[1][name]} == set()
+    with ScoreStore(tmp_path / "one" / "joined.h5") as store:
+        assert store.extra("score").shape == (8, 8)
 
 
 def test_an_error_while_writing_leaves_no_file(tmp_path: Path) -> None:

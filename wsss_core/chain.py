@@ -135,7 +135,8 @@ class _ChainBuilder:
         protocol = {**protocol, "image_labels": experiment.cams.classes == "image_labels", "walk": "none", "crf": "none"}
         for epoch in experiment.classifier.snapshots:
             name = f"cams-epoch{epoch}"
-            self._judge(name, self._add(name, "cams", {**parameters, "snapshot": epoch}, model=classifier), protocol)
+            snapshot = self._add(name, "cams", {**parameters, "snapshot": epoch}, model=classifier)
+            self._judge(name, snapshot, {**protocol, "epoch": epoch})
         cams = self._add("cams", "cams", parameters, model=classifier)
         threshold = self._judge("cams", cams, protocol)
         scores, method = cams, experiment.refine.method
@@ -233,6 +234,9 @@ class _ChainBuilder:
         return stage
 
     def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: Stage) -> None:
-        """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes."""
-        parameters = {"subject": subject, **parameters, "protocol": protocol, "masks": self.outside.masks}
+        """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes.
+
+        Snapshots are judged as what they are snapshots of: `cams-epoch4` as `cams`.
+        """
+        parameters = {"subject": subject.partition("-")[0], **parameters, "protocol": protocol, "masks": self.outside.masks}
         self.evaluations[subject] = Stage("evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files)

@@ -14,8 +14,9 @@ from PIL import Image
 from wsss_core.data.images import save_mask
 from wsss_core.data.index import DataIndex, Record, write_index
 from wsss_core.errors import UserError
-from wsss_core.report.figures import experiment_styles, write_figures
+from wsss_core.report.figures import _snapshots, experiment_styles, write_figures
 from wsss_core.report.gallery import draw_records, write_gallery
+from wsss_core.report.tables import read_records
 from wsss_core.store import ScoreWriter
 
 CLASSES = ("background", "cat", "<dog> & co")
@@ -126,6 +127,24 @@ def test_figures_of_several_experiments_and_seeds(tree, tmp_path):
     svg = (tmp_path / "figures" / "loss_segmenter.svg").read_text()
     assert "dice" in svg
     assert "epoch" in svg
+
+
+def test_cams_over_the_training_are_drawn_against_iterations(tree, tmp_path):
+    cams = json.loads(tree.read_text())["evaluations"]["cams"]
+    early = json.loads(json.dumps(cams).replace("0.5,", "0.125,"))
+    early["protocol"] = {"epoch": 1}
+    path = variant(tree, "watched", evaluations={"cams-epoch1": early, "cams": cams})
+    (frame,) = _snapshots(read_records([path]))["watched"]
+    assert frame["step"].tolist() == [10, 30]  # of epochs 1 and 3 in metrics.csv
+    assert frame["miou"].tolist() == [0.125, 0.5]
+    assert frame["mfdr"].tolist() == [0.2, 0.2]
+    assert frame["mfnr"].isna().all()
+    names = {path.name for path in write_figures([tree, path], tmp_path / "figures")}
+    assert {"cams_over_training.svg", "cams_over_training.png"} < names
+    svg = (tmp_path / "figures" / "cams_over_training.svg").read_text()
+    assert "iteration" in svg
+    assert "watched" in svg
+    assert ">full<" not in svg  # no snapshots
 
 
 def test_same_records_give_the_same_svg(tree, tmp_path):

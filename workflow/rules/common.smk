@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from wsss_core.config import load_config, read_yaml
 from wsss_core.errors import UserError
+from wsss_core.report.published import find_published, read_published
 from wsss_core.results import plan_on_disk, write_specs
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
@@ -21,6 +22,14 @@ if CONFIG_FILES == ["config.yaml"]:
 try:
     PLAN = plan_on_disk(load_config(config, source=", ".join(CONFIG_FILES)))
     write_specs(PLAN)
+    # Read here too, so that a mistake in one is known before the training, not after it.
+    PUBLISHED = {
+        name: find_published(table.published)
+        for name, table in PLAN.config.tables.items()
+        if table.published
+    }
+    for path in PUBLISHED.values():
+        read_published(path)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -95,13 +104,20 @@ def table_records(wildcards):
     return records(PLAN.chains_of_table(wildcards.table))
 
 
+def table_published(wildcards):
+    """Input function: the published figures of a table, so that it is made again when they are edited."""
+    return [str(PUBLISHED[name]) for name in [wildcards.table] if name in PUBLISHED]
+
+
 def table_options(wildcards):
     table = PLAN.config.tables[wildcards.table]
     columns = ["--columns", table.columns] if table.columns else []
+    published = ["--published", table.published] if table.published else []
     return [
         "--rows",
         table.rows,
         *columns,
+        *published,
         *(f"--value={value}" for value in table.values),
     ]
 

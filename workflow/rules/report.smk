@@ -19,7 +19,8 @@ rule experiment:
 
 rule table:
     input:
-        table_records,
+        records=table_records,
+        published=table_published,
     output:
         csv=report(
             f"{TABLES}/{{table}}.csv",
@@ -37,7 +38,7 @@ rule table:
         options=table_options,
         directory=TABLES,
     shell:
-        "{WSSS} table {input:q} --name {wildcards.table:q} {params.options:q} --output {params.directory:q} > {log:q} 2>&1"
+        "{WSSS} table {input.records:q} --name {wildcards.table:q} {params.options:q} --output {params.directory:q} > {log:q} 2>&1"
 
 
 rule curves:

@@ -6,7 +6,7 @@ import fnmatch
 import itertools
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -178,8 +178,13 @@ def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
         for candidate in candidates:
             if part in candidate.model_fields:
                 steps += _models_in(candidate.model_fields[str(part)].annotation)
-        candidates = steps or candidates
+        # A step that is no field is the tag of a union: go on with the kind that it stands for.
+        candidates = steps or [each for each in candidates if _is_kind(each, part)] or candidates
     return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _is_kind(model: type[BaseModel], tag: int | str) -> bool:
+    return any(name in model.model_fields and tag in get_args(model.model_fields[name].annotation) for name, _ in _KINDS.values())
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -24,6 +24,8 @@ class Table(Block):
     """Figures such as `cams.train.oracle.miou` (see docs/configuration.md); unset: all main figures there are."""
     experiments: tuple[str, ...] = ()
     """Names, or patterns with `*`, of the experiments in the table; unset: all."""
+    published: str | None = None
+    """A CSV file of published figures set beside ours, such as `workflow/published/rsa_cfc_table1.csv`; a relative path is looked for in the working directory, then in the project."""
 
 
 class Report(Block):

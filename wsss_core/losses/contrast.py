@@ -22,11 +22,12 @@ def foreground_vectors(features: Tensor, maps: Tensor, labels: Tensor | None = N
 
     Returns
     -------
-    [N, G * D].
+    float32[N, G * D], computed in float32 also under autocast: a sum over a tile overflows float16.
     """
     if labels is not None:
         maps = maps * labels[:, :, None, None]
-    return torch.einsum("ngp,ndp->ngd", maps.flatten(2), features.flatten(2)).flatten(1)
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("ngp,ndp->ngd", maps.float().flatten(2), features.float().flatten(2)).flatten(1)
 
 
 def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e-5) -> Tensor:
@@ -65,7 +66,8 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
     count = len(vectors) // 4
     unit = functional.normalize(vectors.float(), dim=1)
     has_foreground = (unit.detach().square().sum(dim=1) > 0.5).to(unit.dtype)
-    cosine = (unit @ unit.T).relu()
+    with torch.autocast(unit.device.type, enabled=False):  # like vectors differ by less than bfloat16's steps below 1
+        cosine = (unit @ unit.T).relu()
     known = has_foreground[:, None] * has_foreground
 
     def by_images(values: Tensor) -> Tensor:  # [4b, 4b] -> [b, b], the sum over the tiles of both

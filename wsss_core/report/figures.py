@@ -1,4 +1,4 @@
-"""Figures of a whole configuration: loss curves of everything that was trained, and threshold curves of all scores.
+"""Figures of a whole configuration: loss curves of everything that was trained, threshold curves of all scores, CAMs over the training.
 
 One file per kind, all experiments in it: a colour and line style for each, thin lines for single seeds, a thick one for
 their mean. Written as SVG for documents and PNG for pages.
@@ -40,9 +40,10 @@ _STYLE: Any = {
 
 
 def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
-    """Draw `loss_<stage>` and `thresholds_<subject>`, each as .svg and .png, into `out_dir`; return the files written.
+    """Draw `loss_<stage>`, `thresholds_<subject>` and `cams_over_training`, each as .svg and .png, into `out_dir`; return the files written.
 
-    Only what there is: no threshold curves without masks, no loss curves without training stages.
+    Only what there is: no threshold curves without masks, no loss curves without training stages, no CAMs over the training
+    without snapshots.
 
     Raises
     ------
@@ -64,6 +65,9 @@ def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
             curves = _curves(records, subject)
             if curves:
                 written += _save(_draw_thresholds(curves, styles, subject), out_dir / f"thresholds_{subject}")
+        snapshots = _snapshots(records)
+        if snapshots:
+            written += _save(_draw_snapshots(snapshots, styles), out_dir / "cams_over_training")
     return written
 
 
@@ -111,6 +115,40 @@ def _curves(records: Sequence[dict[str, Any]], subject: str) -> dict[str, list[d
         if content.get("curve") and content["figures"]:
             found.setdefault(record["name"], []).append(content)
     return found
+
+
+def _snapshots(records: Sequence[dict[str, Any]]) -> dict[str, list[pd.DataFrame]]:
+    """The figures of the snapshots' CAMs and of the last model's: by experiment one frame per seed, with the columns step, miou, mfdr, mfnr."""
+    import pandas as pd
+
+    found: dict[str, list[pd.DataFrame]] = {}
+    for record in records:
+        judged = {
+            content.get("protocol", {}).get("epoch"): content for name, content in record["evaluations"].items() if name.startswith("cams")
+        }
+        if len(judged) < 2:
+            continue
+        history = read_history(Path(record["stages"]["classifier"]["directory"]) / METRICS_FILE).set_index("epoch")["step"]
+        rows = []
+        for epoch, content in judged.items():
+            own = next((figure for figure in content["figures"] if figure["rule"] != "oracle"), None)
+            if own is not None:
+                step = history.iloc[-1] if epoch is None else history[epoch]
+                rows.append({"step": step, **{metric: own[metric] for metric in ("miou", "mfdr", "mfnr")}})
+        if rows:
+            found.setdefault(record["name"], []).append(pd.DataFrame(rows).sort_values("step"))
+    return found
+
+
+def _draw_snapshots(snapshots: dict[str, list[pd.DataFrame]], styles: dict[str, dict[str, Any]]) -> Figure:
+    figure, axes = _panels(3)
+    for axis, metric in zip(axes, ("miou", "mfdr", "mfnr"), strict=True):
+        for name, seeds in snapshots.items():
+            lines = [(frame["step"].to_numpy(float), 100 * frame[metric].to_numpy(float)) for frame in seeds]
+            _draw_mean(axis, lines, styles[name], name)
+        axis.set(title=METRICS[metric], xlabel="iteration", ylabel=f"{METRICS[metric]} (%)")
+    _finish(figure, axes, "CAMs over the training: saved copies of the classifier, judged afterwards")
+    return figure
 
 
 def _draw_losses(histories: dict[str, list[pd.DataFrame]], styles: dict[str, dict[str, Any]], stage: str) -> Figure:

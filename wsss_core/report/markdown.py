@@ -11,8 +11,10 @@ from wsss_core.report.tables import METRICS, RULES, SUBJECTS
 if TYPE_CHECKING:
     import pandas as pd
 
+_CELL = ("row", "column", "mean", "std", "n", "printed")
 WIDEST = 8
 """Most figures side by side; a wider table falls apart into one per subject and split."""
+PUBLISHED = "- In parentheses: as published, not measured here. Data, weights and budget of ours may be different. Sources:"
 ORACLE = "its threshold was chosen on the pixel masks of this very split, which no weakly supervised method may see"
 
 
@@ -22,7 +24,8 @@ def to_markdown(frame: pd.DataFrame, table: Table, name: str) -> str:
     if frame.empty:
         return f"# {name}\n\nNo figures: the data set has no masks and no classifier was evaluated.\n"
     seeds = "mean ± sample standard deviation over seeds" if (frame["n"] > 1).any() else "one seed, hence without deviation"
-    parts.append(f"Percent; {seeds}. n: number of seeds. -: no such figure.")
+    beside = " In parentheses: published." if (frame["printed"] != "").any() else ""
+    parts.append(f"Percent; {seeds}. n: number of seeds. -: no such figure.{beside}")
     groups = list(dict.fromkeys(map(_group, frame["figure"])))
     columns = list(dict.fromkeys(frame["column"]))
     if table.columns is not None or len(columns) <= WIDEST:
@@ -36,9 +39,7 @@ def to_markdown(frame: pd.DataFrame, table: Table, name: str) -> str:
 
 
 def _grid(frame: pd.DataFrame, table: Table, columns: Sequence[str], *, long: bool) -> str:
-    cells = {
-        (row, column): _cell(*line) for row, column, *line in zip(*(frame[c] for c in ("row", "column", "mean", "std", "n")), strict=True)
-    }
+    cells = {(row, column): _cell(*line) for row, column, *line in zip(*(frame[c] for c in _CELL), strict=True)}
     if table.columns is None:
         corner, heads = table.rows, [_figure_title(column, long) for column in columns]
     else:
@@ -52,19 +53,19 @@ def _grid(frame: pd.DataFrame, table: Table, columns: Sequence[str], *, long: bo
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _cell(mean: float, std: float, n: int) -> str:
-    if not n:
-        return "-"
-    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std == std else "")
+def _cell(mean: float, std: float, n: int, printed: str) -> str:
+    ours = f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std == std else "") if n else ""
+    return " ".join(filter(None, (ours, f"({printed})" if printed else ""))) or "-"
 
 
 def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
     lines = []
     for group in groups:
         part = frame[[_group(figure) == group for figure in frame["figure"]]]
+        none = "no masks to compare with" if (part["printed"] == "").any() else "no figures of ours"
         part = part[part["n"] > 0]
         if part.empty:
-            lines.append(f"- {_title(group)}: no masks to compare with.")
+            lines.append(f"- {_title(group)}: {none}.")
             continue
         said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "walk", "crf", "scales", "flip")}
         facts = [f"split {said['split']}"]
@@ -76,7 +77,8 @@ def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
         facts.append(f"scales {said['scales'] or 'not recorded'}, flip {said['flip'] or 'not recorded'}")
         oracle = f" Oracle: {ORACLE}." if group.endswith(".oracle") else ""
         lines.append(f"- {_title(group)}: {'; '.join(facts)}.{oracle}")
-    return "\n".join(lines)
+    sources = list(dict.fromkeys(about for about in frame["about"] if about))
+    return "\n".join(lines + [PUBLISHED] * bool(sources) + [f"  - {about}" for about in sources])
 
 
 def _distinct(values: pd.Series) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from wsss_core.config import Table
 from wsss_core.errors import UserError, did_you_mean
 from wsss_core.files import read_json, write_text
+from wsss_core.report.published import Published, find_published, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,8 @@ METRICS |= {"ap": "AP", "iou": "IoU", "fdr": "FDR", "fnr": "FNR"}
 RULES = ("oracle", "auto", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
 PROTOCOL = ("image_labels", "walk", "crf", "scales", "flip")
-COLUMNS = ("row", "column", "figure", "mean", "std", "n", "split", "rule", "threshold", *PROTOCOL)
+HOW = ("split", "rule", "threshold", *PROTOCOL)
+COLUMNS = ("row", "column", "figure", "mean", "std", "n", "published", "printed", "about", *HOW)
 _NAMED = 6
 """Most keys that an error lists."""
 
@@ -94,15 +96,16 @@ def main_figures(records: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in names if name in there]
 
 
-def make_table(records: Sequence[dict[str, Any]], table: Table) -> pd.DataFrame:
-    """Average the figures of a table over seeds.
+def make_table(records: Sequence[dict[str, Any]], table: Table, published: Sequence[Published] = ()) -> pd.DataFrame:
+    """Average the figures of a table over seeds, and set the published ones beside them.
 
     Returns
     -------
     pandas.DataFrame
         Tidy, one line per row, column and figure: `row`, `column` (the value of the key `table.columns`; without one the figure's
-        name), `figure`, `mean`, `std` (sample standard deviation over seeds, NaN for one), `n` (seeds), and how the figure came
-        about. Fractions. A figure that an experiment lacks has n = 0.
+        name), `figure`, `mean`, `std` (sample standard deviation over seeds, NaN for one), `n` (seeds), `published` (NaN if none),
+        `printed` (its digits, percent) and `about` (its source), and how our figure came about. Fractions. A figure that an
+        experiment lacks has n = 0; so have, after ours, published figures in cells that are not ours.
 
     Raises
     ------
@@ -119,17 +122,23 @@ def make_table(records: Sequence[dict[str, Any]], table: Table) -> pd.DataFrame:
         names = names[:1]
     figures = [figures_of(record) for record in records]
     for name in names:
-        _check_name(name, records, figures)
+        _check_name(name, records, figures, published)
+    for each in published:
+        if table.columns is None and _metric(each.column) not in METRICS:
+            raise UserError(f"{each.place}: column: expected a figure such as cams.train.miou, got '{each.column}'")
     cells: dict[tuple[str, str | None], list[int]] = {}
     columns = _labels(records, table.columns) if table.columns else [None] * len(records)
     for i, cell in enumerate(zip(_labels(records, table.rows), columns, strict=True)):
         cells.setdefault(cell, []).append(i)
     lines = []
+    beside = {(each.row, each.column): each for each in published}
     for (row, column), members in cells.items():
         members = _one_per_seed(records, members, table, " and ".join(filter(None, (row, column))))
         for name in names:
             found = [figures[i][name] for i in members if name in figures[i] and figures[i][name].value is not None]
-            lines.append({"row": row, "column": name if column is None else column, "figure": name, **_average(found)})
+            place = (row, name if column is None else column)
+            lines.append(_line(*place, name, found, beside.pop(place, None)))
+    lines += [_line(each.row, each.column, names[0] if table.columns else each.column, [], each) for each in beside.values()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -138,8 +147,9 @@ def write_table(paths: Iterable[Path], table: Table, name: str, out_dir: Path) -
     from wsss_core.report.markdown import to_markdown
 
     records = read_records(paths)
+    published = read_published(find_published(table.published)) if table.published else []
     try:
-        frame = make_table(records, table)
+        frame = make_table(records, table, published)
     except UserError as error:
         raise UserError(f"tables.{name}: {error}") from None
     write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
@@ -157,13 +167,18 @@ def _select(records: Sequence[dict[str, Any]], table: Table) -> list[dict[str, A
     return chosen
 
 
-def _check_name(name: str, records: Sequence[dict[str, Any]], figures: Sequence[dict[str, Figure]]) -> None:
-    """Accept a figure that any record has, or that one would have if its data set had masks."""
-    valid = set().union(*figures)
+def _metric(name: str) -> str:
+    """The metric in a figure's name; empty if it is none."""
     parts = name.split(".")
-    metric = parts[3] if len(parts) > 3 and parts[2] in RULES else parts[2] if len(parts) > 2 else ""
+    return parts[3] if len(parts) > 3 and parts[2] in RULES else parts[2] if len(parts) > 2 else ""
+
+
+def _check_name(name: str, records: Sequence[dict[str, Any]], figures: Sequence[dict[str, Figure]], published: Sequence[Published]) -> None:
+    """Accept a figure that any record has, that one would have if its data set had masks, or that is published."""
+    valid = set().union(*figures, (each.column for each in published))
+    parts = name.split(".")
     empty = {(subject, e["split"]) for r in records for subject, e in r["evaluations"].items() if not e["figures"]}
-    if name not in valid and not (metric in METRICS and (parts[0], parts[1]) in empty):
+    if name not in valid and not (_metric(name) in METRICS and (parts[0], parts[1]) in empty):
         main = [n for n in valid if "." not in n.split(".", 2)[2]]
         near = did_you_mean(name, valid)
         raise UserError(f"values: no figure is called '{name}'{near if near.startswith('; did') else did_you_mean(name, main)}")
@@ -205,11 +220,20 @@ def _one_per_seed(records: Sequence[dict[str, Any]], members: list[int], table: 
     return list({records[i]["seed"]: i for i in reversed(members)}.values())[::-1]
 
 
-def _average(found: Sequence[Figure]) -> dict[str, Any]:
+def _line(row: str, column: str, name: str, found: Sequence[Figure], published: Published | None) -> dict[str, Any]:
     values = np.array([figure.value for figure in found], np.float64)
-    about = {key: ";".join(dict.fromkeys(_text(asdict(figure)[key], "") for figure in found)) for key in COLUMNS[6:]}
-    mean = float(values.mean()) if len(values) else np.nan
-    return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else np.nan, "n": len(values), **about}
+    return {
+        "row": row,
+        "column": column,
+        "figure": name,
+        "mean": float(values.mean()) if len(values) else np.nan,
+        "std": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
+        "n": len(values),
+        "published": published.fraction if published else np.nan,
+        "printed": published.printed if published else "",
+        "about": published.about if published else "",
+        **{key: ";".join(dict.fromkeys(_text(asdict(figure)[key], "") for figure in found)) for key in HOW},
+    }
 
 
 def _text(value: Any, none: str = "none") -> str:

@@ -1,0 +1,245 @@
+"""RSA + CFC: its losses against the paper's equations, each switch alone, gradients, precision, and the way through the workflow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from two_branches import DEFAULTS, HALFWAY, NETWORK, PUZZLE, Given, by_equations, gradients, losses_of, outputs_of, puzzle_system
+
+from wsss_core.losses.contrast import foreground_contrast
+from wsss_core.systems.base import Progress
+from wsss_core.systems.puzzle import TwoBranches
+
+LABELS = torch.tensor([[1.0, 0, 1], [1, 1, 0], [0, 0, 1]])
+WITHOUT_CLASS = torch.tensor([[1.0, 1, 0], [0, 0, 0], [1, 0, 1]])
+SAME, OTHER = ((4, 6), (2, 3)), ((3, 5), (2, 3))
+"""Grids of the whole images and of the tiles; of images of 65 x 47 pixels the tiles give one row and one column more."""
+
+
+def numbers(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in losses.items()}
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"attention": "none"},
+    {"attention": "softmax_cosine"},
+    {"attention": "softmax_cosine", "temperature": 0.5},
+    {"lambda_contrast": 0},
+    {"lambda_contrast": 1.5, "alpha": 1},
+    {"beta_reconstruction": 0},
+    {"beta_reconstruction": 3, "ramp": 0},
+    {"present_only": False},
+]
+NAMES = [",".join(f"{name}={value}" for name, value in changes.items()) or "defaults" for changes in CHANGES]
+
+
+@pytest.mark.parametrize("grids", [SAME, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize(
+    ("labels", "changes"),
+    [*((LABELS, changes) for changes in CHANGES), (LABELS[:2], {}), (WITHOUT_CLASS, {}), (WITHOUT_CLASS, {"present_only": False})],
+    ids=[*NAMES, "two", "classless", "classless,present_only=False"],
+)
+def test_the_losses_are_those_of_the_paper(grids: Any, labels: Tensor, changes: dict[str, Any]) -> None:
+    outputs = outputs_of(len(labels), *grids)
+    before = [each.detach().clone() for each in (*outputs, labels)]
+    ours, expected = losses_of(outputs, labels, **changes), by_equations(outputs, labels, 0.25, **changes)
+    assert ours.keys() == expected.keys()
+    assert numbers(ours) == pytest.approx(numbers(expected), rel=2e-4, abs=1e-6)
+    assert sum(numbers(ours).values()) == pytest.approx(sum(numbers(expected).values()), rel=2e-4)
+    for name, mine, theirs in zip(outputs._fields, gradients(ours, outputs), gradients(expected, outputs), strict=True):
+        torch.testing.assert_close(mine, theirs.float(), rtol=2e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert all(torch.equal(one, other) for one, other in zip((*outputs, labels), before, strict=True))
+
+
+def test_the_published_values_are_the_defaults() -> None:
+    config = puzzle_system().config
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    outputs = outputs_of(3, *SAME)
+    once = numbers(losses_of(outputs, LABELS, Progress(9, 15, 20), lambda_contrast=1, beta_reconstruction=1))
+    ours = numbers(losses_of(outputs, LABELS, Progress(9, 15, 20), lambda_contrast=0.3, beta_reconstruction=4))
+    assert ours["contrast"] == pytest.approx(0.3 * once["contrast"]) and ours["reconstruction"] == pytest.approx(4 * once["reconstruction"])
+    assert all(value > 0 for value in once.values())
+    assert all(ours[name] == once[name] for name in ("classification", "classification_tiles"))
+
+
+@pytest.mark.parametrize("grids", [SAME, OTHER], ids=["same", "other"])
+def test_without_both_modules_it_is_puzzle_cam_to_the_bit(grids: Any) -> None:
+    outputs = outputs_of(3, *grids)
+    plain, switched_off = losses_of(outputs, LABELS, system="puzzle"), losses_of(outputs, LABELS, **PUZZLE)
+    assert list(plain) == list(switched_off)
+    assert all(torch.equal(plain[name], switched_off[name]) for name in plain)
+    for one, other in zip(gradients(plain, outputs), gradients(switched_off, outputs), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "touched"),
+    [
+        ({"attention": "softmax_cosine"}, {"classification_tiles", "reconstruction", "contrast"}),
+        ({"attention": "none"}, {"classification_tiles", "reconstruction", "contrast"}),
+        ({"temperature": 0.5}, set()),  # of the other kernel
+        ({"attention": "none", "temperature": 0.5}, {"classification_tiles", "reconstruction", "contrast"}),
+        ({"alpha": 1}, {"contrast"}),
+        ({"present_only": False}, {"contrast"}),
+        ({"lambda_contrast": 1}, {"contrast"}),
+        ({"lambda_contrast": 0}, {"contrast"}),
+        ({"beta_reconstruction": 1}, {"reconstruction"}),
+        ({"beta_reconstruction": 0}, {"reconstruction"}),
+        ({"ramp": 0.9}, {"reconstruction"}),
+    ],
+)
+def test_a_switch_touches_its_own_terms_alone(changes: dict[str, Any], touched: set[str]) -> None:
+    outputs = outputs_of(3, *SAME)
+    before, after = numbers(losses_of(outputs, LABELS)), numbers(losses_of(outputs, LABELS, **changes))
+    assert {name for name in before if before[name] != after.get(name)} == touched
+
+
+def test_the_temperature_is_that_of_the_softmax() -> None:
+    outputs = outputs_of(3, *SAME)
+    sharp, blunt = (numbers(losses_of(outputs, LABELS, attention="softmax_cosine", temperature=each)) for each in (0.05, 1))
+    assert {name for name in sharp if sharp[name] != blunt[name]} == {"classification_tiles", "reconstruction", "contrast"}
+
+
+def test_just_classes_of_the_image_are_foreground() -> None:
+    """Without `present_only`, maps of absent classes count; with it, they may be anything."""
+    outputs = outputs_of(3, *SAME)
+    shown = LABELS.bool().repeat(4, 1)  # tile-major
+    wild = outputs._replace(tile_maps=torch.where(shown[:, :, None, None], outputs.tile_maps, torch.full_like(outputs.tile_maps, 50.0)))
+    for present_only in (True, False):
+        one, other = (losses_of(each, LABELS, attention="none", present_only=present_only)["contrast"] for each in (outputs, wild))
+        assert torch.equal(one, other) is present_only
+
+
+def test_the_rank_weight_ranks_and_is_not_learned() -> None:
+    outputs = outputs_of(3, *SAME)
+    ours = gradients({"contrast": losses_of(outputs, LABELS)["contrast"]}, outputs)
+    detached, learned = (
+        gradients({"contrast": by_equations(outputs, LABELS, 0, weight_gives_gradient=flag)["contrast"]}, outputs) for flag in (False, True)
+    )
+    for mine, right, wrong in zip(ours[1:], detached[1:], learned[1:], strict=True):
+        torch.testing.assert_close(mine, right.float(), rtol=2e-3, atol=1e-6)
+        assert (right - wrong).norm() > 0.01 * right.norm()
+
+
+FLOWS = [
+    ("classification", {}, (True, False, False)),
+    ("classification_tiles", {}, (False, True, True)),
+    ("classification_tiles", {"attention": "none"}, (False, False, True)),
+    ("reconstruction", {}, (True, True, True)),
+    ("reconstruction", {"attention": "none"}, (True, False, True)),
+    ("contrast", {}, (False, True, True)),
+    ("contrast", {"attention": "none"}, (False, True, True)),
+]
+
+
+@pytest.mark.parametrize(("term", "changes", "flows"), FLOWS)
+def test_gradients_flow_where_they_should(term: str, changes: dict[str, Any], flows: tuple[bool, ...]) -> None:
+    outputs = outputs_of(3, *SAME)
+    found = gradients({term: losses_of(outputs, LABELS, **changes)[term]}, outputs)
+    assert tuple(bool(each.any()) for each in found) == flows
+
+
+def test_a_negative_map_is_no_foreground_but_counts_in_the_other_losses() -> None:
+    outputs = outputs_of(3, *SAME)
+    cut = outputs._replace(tile_maps=outputs.tile_maps.relu())
+    one, other = (numbers(losses_of(each, LABELS, attention="none")) for each in (outputs, cut))
+    assert one["contrast"] == other["contrast"]
+    assert one["classification_tiles"] != other["classification_tiles"] and one["reconstruction"] != other["reconstruction"]
+
+
+def test_the_foreground_is_that_of_the_attended_maps() -> None:
+    features = torch.zeros(8, 2, 1, 2)
+    features[:, 0, :, 0], features[:, 1, :, 1] = 1, 1  # two cells that have nothing in common
+    tile_maps = torch.zeros(8, 1, 1, 2)
+    tile_maps[0::2, :, :, 0], tile_maps[1::2, :, :, 1] = 1, 1  # the first image's class lies on one, the second's on the other
+    outputs, labels = TwoBranches(torch.zeros(2, 1, 2, 4), features, tile_maps), torch.ones(2, 1)
+    unlike = losses_of(outputs, labels)["contrast"].item()
+    assert unlike == pytest.approx(-0.5 * 0.5 * math.log(1e-5), rel=1e-3)  # W of cosines of 0 is a half
+    features[:, :, :, 1] = features[:, :, :, 0]
+    alike = losses_of(outputs, labels)["contrast"].item()
+    assert alike == pytest.approx(0, abs=1e-4)
+    features[:, 0, :, 1], features[:, 1, :, 1] = 1, 1  # half alike: RSA makes the foregrounds meet
+    partly, without = (losses_of(outputs, labels, attention=kernel)["contrast"].item() for kernel in ("relu_cosine", "none"))
+    assert alike < partly < 0.5 * without < unlike
+
+
+ODD_OUTPUTS = {
+    "one image": (outputs_of(1, *SAME), LABELS[:1]),
+    "one image without a class": (outputs_of(1, *OTHER), torch.zeros(1, 3)),
+    "no image with a class": (outputs_of(2, *SAME), torch.zeros(2, 3)),
+    "maps of zeros": (TwoBranches(*(torch.zeros_like(each, requires_grad=True) for each in outputs_of(3, *OTHER))), LABELS),
+    "no positive map": (TwoBranches(*((each - 9).detach().requires_grad_() for each in outputs_of(3, *SAME))), LABELS),
+    "dead tiles": (outputs_of(3, *SAME)._replace(tile_features=torch.zeros(12, 5, 2, 3, requires_grad=True)), LABELS),
+    "large": (TwoBranches(*((1e3 * each).detach().requires_grad_() for each in outputs_of(3, *SAME, channels=2048))), LABELS),
+    "tiles of one cell": (outputs_of(3, (2, 2), (1, 1)), LABELS),
+}
+
+
+@pytest.mark.parametrize("attention", ["relu_cosine", "softmax_cosine", "none"])
+@pytest.mark.parametrize("case", ODD_OUTPUTS)
+def test_odd_outputs_give_finite_losses_and_gradients(case: str, attention: str) -> None:
+    outputs, labels = ODD_OUTPUTS[case]
+    losses = losses_of(outputs, labels, attention=attention)
+    assert set(losses) == {"classification", "classification_tiles", "reconstruction", "contrast"}
+    assert all(math.isfinite(value) for value in numbers(losses).values())
+    assert all(each.isfinite().all() for each in gradients(losses, outputs))
+    if case not in ("large", "tiles of one cell"):  # nothing to compare
+        assert numbers(losses)["contrast"] == 0
+        assert not any(each.any() for each in gradients({"contrast": losses["contrast"]}, outputs))
+    assert gradients(losses, outputs)[0].any()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("changes", [{}, {"attention": "softmax_cosine"}, {"attention": "none", "present_only": False}])
+def test_losses_in_half_precision_are_near_those_in_full(changes: dict[str, Any], precision: torch.dtype) -> None:
+    outputs = outputs_of(3, (8, 8), (4, 4), channels=64)
+    full = numbers(losses_of(outputs, LABELS, **changes))
+    low = TwoBranches(*(each.detach().to(precision).requires_grad_() for each in outputs))
+    with torch.autocast("cpu", precision):
+        losses = losses_of(low, LABELS, **changes)
+    assert numbers(losses) == pytest.approx(full, rel=0.02, abs=0.005)
+    assert all(each.isfinite().all() for each in gradients(losses, low))
+
+
+def test_a_large_foreground_does_not_overflow_in_half_precision() -> None:
+    outputs = TwoBranches(*((20 * each.detach().abs()).half() for each in outputs_of(2, (32, 32), (16, 16))))
+    full = numbers(losses_of(TwoBranches(*(each.float() for each in outputs)), LABELS[:2]))
+    with torch.autocast("cpu", torch.float16):
+        assert numbers(losses_of(outputs, LABELS[:2])) == pytest.approx(full, rel=0.02, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 47)])
+def test_a_network_in_half_precision_has_finite_losses_and_gradients(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    system = puzzle_system()
+    model, images = system.build(), torch.randn(3, 3, *size)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = system.losses(model, {"image": images, "label": WITHOUT_CLASS}, HALFWAY)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(math.isfinite(value) for value in numbers(losses).values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_contrast_is_computed_in_full_precision() -> None:
+    """Cosines of foregrounds that look alike lie nearer together than the steps of bfloat16 below 1."""
+    vectors = 1 + 0.2 * torch.rand(12, 9, generator=torch.Generator().manual_seed(0))
+    full = foreground_contrast(vectors).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert foreground_contrast(vectors).item() == pytest.approx(full, rel=1e-3)
+
+
+def test_the_modules_have_no_parameters_and_take_no_randomness() -> None:
+    system = puzzle_system()
+    assert system.attention is not None and not list(system.attention.parameters()) and not list(system.attention.buffers())  # type: ignore[attr-defined]
+    before = torch.get_rng_state()
+    system.losses(Given(outputs_of(3, *SAME)), {"image": torch.zeros(0), "label": LABELS}, HALFWAY)
+    assert torch.equal(before, torch.get_rng_state())
+    assert NETWORK["backbone"] == system.config.backbone
