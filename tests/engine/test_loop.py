@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,25 +185,35 @@ def test_a_resumed_training_still_has_its_snapshots(
     assert set(undisturbed) < set(outputs)
 
 
-def test_a_training_killed_between_a_snapshot_and_its_checkpoint_makes_it_again(
-    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_training_killed_at_a_checkpoint_loses_no_snapshot(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
+    """Before the second checkpoint, the second epoch is done again; after it, that epoch's snapshot has to be there already."""
     directory = prepared(planned, do, {"classifier": {"epochs": 3, "snapshots": [1, 2]}})
     loop.train(stage_at(directory))
     undisturbed = snapshots_in(directory), (directory / "model.safetensors").read_bytes()
     (directory / "resume" / "checkpoint.pt").unlink()
-    saves, original = iter(range(100)), torch.save
+    shutil.rmtree(directory / "snapshots")
+    checkpoints, original = iter(range(100)), loop.atomic_path
 
-    def dies_at_the_second(*arguments: Any, **named: Any) -> None:
-        if next(saves) == 1:
+    @contextlib.contextmanager
+    def dies_at_the_second(path: Path) -> Iterator[Path]:
+        second = next(checkpoints) == 1
+        if second and when == "before":
             raise KeyboardInterrupt
-        original(*arguments, **named)
+        with original(path) as temporary:
+            yield temporary
+        if second:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", dies_at_the_second)
+    monkeypatch.setattr(loop, "atomic_path", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         loop.train(stage_at(directory))
-    monkeypatch.setattr(torch, "save", original)
-    (snapshot_directory(directory, 2) / "model.safetensors").write_bytes(b"half written")
+    monkeypatch.setattr(loop, "atomic_path", original)
+    assert torch.load(directory / "resume" / "checkpoint.pt")["epoch"] == (1 if when == "before" else 2)
+    if when == "before":
+        (snapshot_directory(directory, 2) / "model.safetensors").write_bytes(b"of a disk that was full")
     loop.train(stage_at(directory))
     assert (snapshots_in(directory), (directory / "model.safetensors").read_bytes()) == undisturbed
 

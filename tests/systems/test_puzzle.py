@@ -184,16 +184,18 @@ def test_both_branches_teach_the_classifier_and_the_encoder(system: str) -> None
     for module in (model.features, model.classifier):
         module.register_forward_hook(lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output))
     losses = puzzle_system(system).losses(model, batch_of(), HALFWAY)
-    features, maps, tile_features, tile_maps = kept
     weight, first = model.classifier.weight, next(model.features.parameters())
+    features, maps, tile_features, tile_maps = kept
     of_maps = torch.autograd.grad(total(losses), (maps, tile_maps, weight), retain_graph=True)
     by_hand = sum(torch.einsum("nghw,ndhw->gd", g, f) for g, f in zip(of_maps, (features, tile_features), strict=False))
     assert isinstance(by_hand, Tensor)
     torch.testing.assert_close(of_maps[2][:, :, 0, 0], by_hand, rtol=1e-3, atol=1e-5)
     for name, loss in losses.items():
         assert torch.autograd.grad(loss, first, retain_graph=True)[0].any(), name
-    reached = torch.autograd.grad(losses["reconstruction"], (maps, tile_maps), retain_graph=True)
+    reached = torch.autograd.grad(losses["reconstruction"], (maps, tile_maps))
     assert all(each.any() for each in reached)
+    for each in model(batch_of()["image"], tiles=True):
+        assert torch.autograd.grad(each.square().sum(), first, retain_graph=True)[0].any()
 
 
 @BOTH

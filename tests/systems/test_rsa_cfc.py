@@ -147,12 +147,16 @@ def test_gradients_flow_where_they_should(term: str, changes: dict[str, Any], fl
     assert tuple(bool(each.any()) for each in found) == flows
 
 
-def test_a_negative_map_is_no_foreground_but_counts_in_the_other_losses() -> None:
+def test_maps_enter_the_contrast_with_their_sign() -> None:
+    """A vector is the features where the map is positive less those where it is negative; a ReLU would give barely positive maps all say."""
     outputs = outputs_of(3, *SAME)
-    cut = outputs._replace(tile_maps=outputs.tile_maps.relu())
-    one, other = (numbers(losses_of(each, LABELS, attention="none")) for each in (outputs, cut))
-    assert one["contrast"] == other["contrast"]
-    assert one["classification_tiles"] != other["classification_tiles"] and one["reconstruction"] != other["reconstruction"]
+    turned, scaled, cut = (
+        losses_of(outputs._replace(tile_maps=maps), LABELS, attention="none")["contrast"].item()
+        for maps in (-outputs.tile_maps, 7 * outputs.tile_maps, outputs.tile_maps.relu())
+    )
+    ours = losses_of(outputs, LABELS, attention="none")["contrast"].item()
+    assert turned == pytest.approx(ours) and scaled == pytest.approx(ours)  # directions alone count
+    assert cut != pytest.approx(ours, rel=0.05)
 
 
 def test_the_foreground_is_that_of_the_attended_maps() -> None:
@@ -177,6 +181,7 @@ ODD_OUTPUTS = {
     "no image with a class": (outputs_of(2, *SAME), torch.zeros(2, 3)),
     "maps of zeros": (TwoBranches(*(torch.zeros_like(each, requires_grad=True) for each in outputs_of(3, *OTHER))), LABELS),
     "no positive map": (TwoBranches(*((each - 9).detach().requires_grad_() for each in outputs_of(3, *SAME))), LABELS),
+    "constant maps": (outputs_of(3, *SAME)._replace(tile_maps=torch.full((12, 3, 2, 3), 1e-20, requires_grad=True)), LABELS),
     "dead tiles": (outputs_of(3, *SAME)._replace(tile_features=torch.zeros(12, 5, 2, 3, requires_grad=True)), LABELS),
     "large": (TwoBranches(*((1e3 * each).detach().requires_grad_() for each in outputs_of(3, *SAME, channels=2048))), LABELS),
     "tiles of one cell": (outputs_of(3, (2, 2), (1, 1)), LABELS),
@@ -191,7 +196,7 @@ def test_odd_outputs_give_finite_losses_and_gradients(case: str, attention: str)
     assert set(losses) == {"classification", "classification_tiles", "reconstruction", "contrast"}
     assert all(math.isfinite(value) for value in numbers(losses).values())
     assert all(each.isfinite().all() for each in gradients(losses, outputs))
-    if case not in ("large", "tiles of one cell"):  # nothing to compare
+    if case not in ("large", "tiles of one cell", "no positive map", "constant maps"):  # nothing to compare
         assert numbers(losses)["contrast"] == 0
         assert not any(each.any() for each in gradients({"contrast": losses["contrast"]}, outputs))
     assert gradients(losses, outputs)[0].any()
