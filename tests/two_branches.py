@@ -175,7 +175,7 @@ def foreground_contrast(features: Tensor, maps: Tensor, present: Tensor, alpha: 
         parts = []
         for each in range(maps.shape[1]):
             for channel in range(features.shape[1]):
-                plane = features[tile * count + image, channel] * maps[tile * count + image, each]
+                plane = features[tile * count + image, channel] * maps[tile * count + image, each].sigmoid()
                 parts.append(plane.sum() * present[image, each].item())
         return torch.stack(parts)
 

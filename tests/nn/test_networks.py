@@ -66,9 +66,10 @@ def test_statistics_are_the_weights_own_unless_given() -> None:
     assert statistics(backbone("resnet50", mean=(0.5, 0.5, 0.5)))[0] == (0.5, 0.5, 0.5)
 
 
-def test_channels_last_is_for_dense_convolutions() -> None:
+def test_channels_last_is_for_convolutional_networks() -> None:
     assert prefers_channels_last(timm.create_model("test_resnet"))
-    assert not prefers_channels_last(timm.create_model("mobilenetv2_035"))
+    assert prefers_channels_last(timm.create_model("mobilenetv2_035"))
+    assert not prefers_channels_last(timm.create_model("test_convnext"))
     assert not prefers_channels_last(timm.create_model("test_vit"))
 
 

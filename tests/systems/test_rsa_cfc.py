@@ -147,23 +147,20 @@ def test_gradients_flow_where_they_should(term: str, changes: dict[str, Any], fl
     assert tuple(bool(each.any()) for each in found) == flows
 
 
-def test_maps_enter_the_contrast_with_their_sign() -> None:
-    """A vector is the features where the map is positive less those where it is negative; a ReLU would give barely positive maps all say."""
+@pytest.mark.parametrize("height", [0.0, 1e-6, -1e-6, 9.0, -9.0])
+def test_no_height_of_the_maps_gives_the_contrast_a_large_gradient(height: float) -> None:
+    """Not where maps cross 0 either, where a foreground vector of the maps themselves would vanish and its direction turn with every breath."""
     outputs = outputs_of(3, *SAME)
-    turned, scaled, cut = (
-        losses_of(outputs._replace(tile_maps=maps), LABELS, attention="none")["contrast"].item()
-        for maps in (-outputs.tile_maps, 7 * outputs.tile_maps, outputs.tile_maps.relu())
-    )
-    ours = losses_of(outputs, LABELS, attention="none")["contrast"].item()
-    assert turned == pytest.approx(ours) and scaled == pytest.approx(ours)  # directions alone count
-    assert cut != pytest.approx(ours, rel=0.05)
+    flat = outputs._replace(tile_maps=(height + 1e-6 * outputs.tile_maps).detach().requires_grad_())
+    found = gradients({"contrast": losses_of(flat, LABELS, attention="none")["contrast"]}, flat)[2]
+    assert 0 < found.norm() < 1
 
 
 def test_the_foreground_is_that_of_the_attended_maps() -> None:
     features = torch.zeros(8, 2, 1, 2)
     features[:, 0, :, 0], features[:, 1, :, 1] = 1, 1  # two cells that have nothing in common
-    tile_maps = torch.zeros(8, 1, 1, 2)
-    tile_maps[0::2, :, :, 0], tile_maps[1::2, :, :, 1] = 1, 1  # the first image's class lies on one, the second's on the other
+    tile_maps = torch.full((8, 1, 1, 2), -25.0)
+    tile_maps[0::2, :, :, 0], tile_maps[1::2, :, :, 1] = 60, 60  # the first image's class lies on one, the second's on the other
     outputs, labels = TwoBranches(torch.zeros(2, 1, 2, 4), features, tile_maps), torch.ones(2, 1)
     unlike = losses_of(outputs, labels)["contrast"].item()
     assert unlike == pytest.approx(-0.5 * 0.5 * math.log(1e-5), rel=1e-3)  # W of cosines of 0 is a half

@@ -65,7 +65,7 @@ class Training(Backbone):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of forward and backward passes; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Memory layout; `auto`: channels last for dense convolutions, not for depthwise ones (MobileNet, EfficientNet) or transformers."""
+    """Memory layout; `auto`: channels last for convolutional networks, not for those with layer normalisation (transformers, ConvNeXt)."""
     resize: tuple[Positive, Positive] | None = (320, 640)
     """Longer side of the image in pixels, drawn uniformly from this range; unset: images keep their size."""
     crop_size: Positive = 512

@@ -15,7 +15,7 @@ def foreground_vectors(features: Tensor, maps: Tensor, labels: Tensor | None = N
     features
         [N, D, h, w].
     maps
-        [N, G, h, w], of either sign: the features of the foreground less those of the background.
+        [N, G, h, w], how much of each class is in each cell; not negative.
     labels
         [N, G], 1 where the class is in the image: the others' part is 0 (ours; a map of an absent class is no foreground). None: all
         classes count, as printed.

@@ -24,8 +24,9 @@ class RsaCfc(Puzzle):
     Notes
     -----
     Decisions where the paper is silent or wrong are in docs/systems/rsa-cfc.md and at `RegionalSelfAttention`, `foreground_vectors` and
-    `foreground_contrast`. Of note here: Ĉ* enters all losses without ReLU. With one, a map that has just become positive gives a foreground
-    vector next to nothing, whose direction has a huge gradient: single steps wrecked one training in three.
+    `foreground_contrast`. Of note here: Ĉ* enters classification and reconstruction as it is, and the foreground vectors as a probability,
+    sigmoid(Ĉ*) (ours). As it is, or through a ReLU, a map that crosses 0 gives a vector next to nothing, whose direction has a huge
+    gradient: single steps of that kind wrecked trainings.
     """
 
     config_type = RsaCfcClassifier
@@ -43,6 +44,6 @@ class RsaCfc(Puzzle):
         losses = self.puzzle_losses(maps, tile_maps, labels, progress)  # Eqs. 7 to 9 and 15
         if self.config.lambda_contrast > 0:
             present = labels.repeat(4, 1) if self.config.present_only else None  # tile-major
-            vectors = foreground_vectors(tile_features, tile_maps, present)  # Eq. 10
+            vectors = foreground_vectors(tile_features, tile_maps.sigmoid(), present)  # Eq. 10
             losses["contrast"] = self.config.lambda_contrast * foreground_contrast(vectors, alpha=self.config.alpha)  # Eqs. 11 to 14
         return losses
