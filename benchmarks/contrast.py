@@ -24,9 +24,9 @@ def looped_contrast(vectors: Tensor) -> LossAndGradient:
             if i == r:
                 continue
             norms = own.norm(dim=1)[:, None] * other.norm(dim=1)
-            cosine = (own @ other.T / norms).relu()
+            cosine = own @ other.T / norms
             weight = torch.sigmoid(ALPHA * cosine.detach().sum())
-            terms.append(-weight * torch.log(cosine + EPS).mean())
+            terms.append(-weight * torch.log(cosine.relu() + EPS).mean())
     loss = torch.stack(terms).mean()
     loss.backward()
     return loss.detach(), vectors.grad

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wsss_core.nn.backbones import memory_format
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress
 from wsss_core.systems.puzzle import TwoBranches
@@ -55,10 +56,12 @@ def _measure(options: argparse.Namespace, attention: str) -> tuple[float, float]
     system = make_system(parameters, options.classes + 1, "benchmark")
     assert isinstance(system, RsaCfc)
     model = system.build().train()
+    layout = memory_format(model, "auto")
+    model.to(memory_format=layout)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = (torch.rand(options.batch, options.classes) < 0.1).float()
     labels[:, 0] = 1  # no image without a class
-    batch = {"image": torch.randn(options.batch, 3, options.size, options.size), "label": labels}
+    batch = {"image": torch.randn(options.batch, 3, options.size, options.size).contiguous(memory_format=layout), "label": labels}
     with torch.no_grad():
         outputs = model(batch["image"], tiles=True)
     ready = _Outputs(TwoBranches(*(value.detach().clone().requires_grad_() for value in outputs)))

@@ -118,6 +118,7 @@ def test_a_training_without_snapshots_is_what_it_was_before_there_were_any(tiny:
     chain = chain_of(tiny({"classifier": {"system": system}}))
     values = chain.experiment.classifier.model_dump(mode="json")
     assert values.pop("snapshots") == []
+    values.pop("temperature", None)  # of the kernel that is not the default
     content = {
         "stage": "classifier",
         "revision": chain_module.REVISIONS[f"classifier.{system}"],
@@ -128,6 +129,30 @@ def test_a_training_without_snapshots_is_what_it_was_before_there_were_any(tiny:
     assert chain.stages["classifier"].id == chain_module.digest(content)
     assert changed(chain, chain_of(tiny({"classifier": {"system": system, "snapshots": []}}))) == set()
     assert not [name for name in chain.all_stages if "epoch" in name]
+
+
+RSA_CFC = {"system": "rsa_cfc"}
+OFF = {"attention": "none", "lambda_contrast": 0, "beta_reconstruction": 0}
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "same"),
+    [
+        (RSA_CFC, {"temperature": 0.5}, True),
+        ({**RSA_CFC, "attention": "softmax_cosine"}, {"temperature": 0.5}, False),
+        (RSA_CFC, {"alpha": 1}, False),
+        (RSA_CFC, {"present_only": False}, False),
+        (RSA_CFC, {"ramp": 0}, False),
+        ({**RSA_CFC, **OFF}, {"alpha": 1, "present_only": False, "ramp": 0, "temperature": 0.5}, True),
+        ({"system": "puzzle"}, {"ramp": 0}, False),
+        ({"system": "puzzle", "beta_reconstruction": 0}, {"ramp": 0}, True),
+    ],
+)
+def test_what_a_classifier_does_not_use_changes_no_id(
+    tiny: Callable[..., Config], base: dict[str, Any], change: dict[str, Any], same: bool
+) -> None:
+    one, other = (chain_of(tiny({"classifier": values})) for values in (base, {**base, **change}))
+    assert (changed(one, other) == set()) is same
 
 
 WATCHED = {"classifier": {"epochs": 5, "snapshots": [1, 4]}}

@@ -1,4 +1,4 @@
-"""The losses of Puzzle-CAM and RSA + CFC once more, cell by cell in float64 as the paper prints them, and a network that gives fixed maps."""
+"""The losses of Puzzle-CAM and RSA + CFC once more, cell by cell in float64 from the paper's equations with the decisions of docs/systems/rsa-cfc.md, and a network that gives fixed maps."""
 
 from __future__ import annotations
 
@@ -187,11 +187,11 @@ def foreground_contrast(features: Tensor, maps: Tensor, present: Tensor, alpha: 
             for one in vectors[i]:
                 for other in vectors[r]:
                     if i != r and one.norm().item() > 0 and other.norm().item() > 0:
-                        similarities.append(((one * other).sum() / (one.norm() * other.norm())).clamp(min=0))  # Eq. 11
+                        similarities.append((one * other).sum() / (one.norm() * other.norm()))  # Eq. 11
             if similarities:
                 theta = alpha * torch.stack(similarities).sum()  # Eq. 13
                 weight = 1 / (1 + torch.exp(-theta))  # Eq. 12
                 weight = weight if weight_gives_gradient else weight.detach()
-                total = total + weight * torch.stack([torch.log(s + 1e-5) for s in similarities]).mean()
+                total = total + weight * torch.stack([torch.log(s.clamp(min=0) + 1e-5) for s in similarities]).mean()
                 pairs += 1
     return -total / max(pairs, 1)  # Eq. 14

@@ -216,9 +216,7 @@ class _ChainBuilder:
         )
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
-        parameters = training.model_dump(mode="json")
-        if not parameters.get("snapshots"):
-            parameters.pop("snapshots", None)
+        parameters = training.model_dump(mode="json", exclude=training.unused)
         files = dict(self.files)
         if training.weights not in ("pretrained", "none"):
             files["weights"] = training.weights

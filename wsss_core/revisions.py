@@ -8,8 +8,8 @@ know the numbers without importing torch.
 REVISIONS = {
     "data": 1,
     "classifier.cam": 2,
-    "classifier.puzzle": 1,
-    "classifier.rsa_cfc": 1,
+    "classifier.puzzle": 2,
+    "classifier.rsa_cfc": 2,
     "cams": 2,
     "threshold": 1,
     "affinity-labels": 1,

@@ -25,8 +25,8 @@ def by_pairs(vectors: Tensor, alpha: float, eps: float) -> Tensor:
                     a, b = f[j * count + i], f[s * count + r]
                     if float(a.norm()) == 0 or float(b.norm()) == 0:
                         continue
-                    cosine = (a @ b / (a.norm() * b.norm())).clamp(min=0)
-                    logs.append(torch.log(cosine + eps))
+                    cosine = a @ b / (a.norm() * b.norm())
+                    logs.append(torch.log(cosine.clamp(min=0) + eps))
                     weight += float(cosine)
                     known += 1
             if known:
@@ -35,10 +35,11 @@ def by_pairs(vectors: Tensor, alpha: float, eps: float) -> Tensor:
     return -total / max(pairs, 1)
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_value_and_gradient_are_those_of_the_pair_loop(count: int) -> None:
+def test_value_and_gradient_are_those_of_the_pair_loop(count: int, signed: bool) -> None:
     torch.manual_seed(count)
-    vectors = torch.rand(4 * count, 7).requires_grad_()
+    vectors = (torch.randn if signed else torch.rand)(4 * count, 7).requires_grad_()
     ours = foreground_contrast(vectors, alpha=0.25)
     expected = by_pairs(vectors, 0.25, 1e-5)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)

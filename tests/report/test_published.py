@@ -55,7 +55,7 @@ def test_stands_beside_ours_in_fractions_and_as_printed(tmp_path: Path) -> None:
     assert (line["mean"], line["n"], line["published"]) == (pytest.approx(0.545), 2, pytest.approx(0.568))
     assert (line["printed"], line["about"]) == ("56.80", ABOUT)
     assert "| base | 54.5 ± 0.7 (56.80) | 2 |" in text
-    assert "In parentheses: published." in text
+    assert "In parentheses: published, on the data that the notes name." in text
     assert (
         f"- In parentheses: as published, not measured here. Data, weights and budget of ours may be different. Sources:\n  - {ABOUT}"
         in text

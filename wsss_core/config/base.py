@@ -75,6 +75,11 @@ class Training(Backbone):
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of random changes of brightness, contrast and saturation."""
 
+    @property
+    def unused(self) -> set[str]:
+        """Fields that make no difference as the others are: they must not change an id."""
+        return set()
+
     @model_validator(mode="after")
     def _resize_is_a_range(self) -> Training:
         if self.resize is not None and self.resize[0] > self.resize[1]:

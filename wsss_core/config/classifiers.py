@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -15,7 +15,12 @@ class Classifier(Training):
     """What the classifiers of all systems share."""
 
     snapshots: tuple[Positive, ...] = ()
-    """Epochs after which a copy of the model is kept. The CAMs of each are evaluated too (figures `cams-epoch<k>...`), apart from the training: how good they are against iterations."""
+    """Epochs after which a copy of the model is kept. The CAMs of each are evaluated too (figures `cams-epoch<k>...`), apart from the training: how good they are against iterations. Another list trains the classifier again."""
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        return set() if self.snapshots else {"snapshots"}
 
     @model_validator(mode="after")
     def _snapshots_are_in_between(self) -> Classifier:
@@ -41,6 +46,11 @@ class _Puzzle(Classifier):
     ramp: Fraction = 0.5
     """Fraction of the training over which that weight rises linearly from 0 to β; 0: it is β from the start."""
 
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        return super().unused | (set() if self.beta_reconstruction else {"ramp"})
+
 
 class PuzzleClassifier(_Puzzle):
     """System `puzzle`: Puzzle-CAM, whole image and 2 x 2 tiles. See docs/systems/rsa-cfc.md."""
@@ -63,7 +73,13 @@ class RsaCfcClassifier(_Puzzle):
     alpha: Weight = 0.25
     """Slope α of the rank weight of a pair of images."""
     present_only: bool = True
-    """Whether the maps of classes that the image does not show are left out of the foreground vectors; false: all classes, as printed."""
+    """Whether the maps of classes that the image does not show are left out of the foreground vectors; false: all classes count, as printed."""
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        kernel = set() if self.attention == "softmax_cosine" else {"temperature"}
+        return super().unused | kernel | (set() if self.lambda_contrast else {"alpha", "present_only"})
 
 
 def _system_of(values: Any) -> str:
@@ -77,4 +93,4 @@ AnyClassifier = Annotated[
     Annotated[CamClassifier, Tag("cam")] | Annotated[PuzzleClassifier, Tag("puzzle")] | Annotated[RsaCfcClassifier, Tag("rsa_cfc")],
     Discriminator(_system_of),
 ]
-SYSTEMS = ("cam", "puzzle", "rsa_cfc")
+SYSTEMS = tuple(str(get_args(kind.model_fields["system"].annotation)[0]) for kind in (CamClassifier, PuzzleClassifier, RsaCfcClassifier))

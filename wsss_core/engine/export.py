@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
+from wsss_core.systems.segment import Segment
 
 
 class _Probabilities(nn.Module):
@@ -31,9 +32,11 @@ class _Probabilities(nn.Module):
 def export_model(directory: Path, output: Path, size: int) -> None:
     """Write TorchScript (`.pt`) or ONNX (`.onnx`, needs the package `onnx`): images [N, 3, H, W] in [0, 1] to probabilities [N, C, H, W].
 
-    TorchScript is traced at `size` x `size` pixels; the result takes that size. Raises `UserError` for another suffix.
+    TorchScript is traced at `size` x `size` pixels; the result takes that size. Raises `UserError` for another suffix or a model that is no segmenter.
     """
     trained = load_model(directory)
+    if not isinstance(trained.system, Segment):
+        raise UserError(f"{directory}: holds a model of the system {trained.system.config.system}, not a segmenter")
     wrapped = _Probabilities(trained.model, trained.system.mean, trained.system.std).eval()
     example = torch.zeros(1, 3, size, size)
     if output.suffix == ".pt":

@@ -26,7 +26,7 @@ from wsss_core.engine.models import save_model, snapshot_directory
 from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_text
-from wsss_core.nn.backbones import prefers_channels_last
+from wsss_core.nn.backbones import memory_format
 from wsss_core.stages import SPEC, Stage
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress, System
@@ -99,8 +99,7 @@ class _Fit:
         self.config: Training = system.config
         self.fabric = make_fabric(self.config, stage.gpus)
         self.fabric.launch()
-        channels_last = prefers_channels_last(model) if self.config.channels_last == "auto" else self.config.channels_last
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = memory_format(model, self.config.channels_last)
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         optimiser = make_optimiser(self.config, system.parameter_groups(model))
         self.raw_model = model
@@ -124,7 +123,7 @@ class _Fit:
         self.steps = self.steps_per_epoch * self.config.epochs
         self.history: list[dict[str, Any]] = []
         stage.facts["precision"] = str(self.fabric.strategy.precision.precision)
-        stage.facts["channels_last"] = channels_last
+        stage.facts["channels_last"] = self.memory_format == torch.channels_last
 
     def run(self) -> list[dict[str, Any]] | None:
         """Train to the end; return the metrics of each epoch, or None on all but the first process."""

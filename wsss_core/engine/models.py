@@ -13,7 +13,7 @@ from torch import nn
 
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, read_json, write_json
-from wsss_core.nn.backbones import prefers_channels_last
+from wsss_core.nn.backbones import memory_format
 from wsss_core.systems import make_system
 from wsss_core.systems.base import System
 
@@ -54,6 +54,5 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> TrainedMo
         model.load_state_dict(load_file(directory / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{directory / WEIGHTS}: cannot be loaded ({str(error).splitlines()[0]})") from None
-    if prefers_channels_last(model):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=memory_format(model, system.config.channels_last))  # type: ignore[call-overload]
     return TrainedModel(system, model.eval().to(device), tuple(description["classes"]))

@@ -43,7 +43,7 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
     alpha
         Slope of the weight (0.25 in the paper).
     eps
-        Added to the cosine inside the logarithm; cosines below 0 count as 0.
+        Added to the cosine inside the logarithm, where cosines below 0 count as 0 (and have no gradient).
 
     Returns
     -------
@@ -67,14 +67,14 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
     unit = functional.normalize(vectors.float(), dim=1)
     has_foreground = (unit.detach().square().sum(dim=1) > 0.5).to(unit.dtype)
     with torch.autocast(unit.device.type, enabled=False):  # like vectors differ by less than bfloat16's steps below 1
-        cosine = (unit @ unit.T).relu()
+        cosine = unit @ unit.T
     known = has_foreground[:, None] * has_foreground
 
     def by_images(values: Tensor) -> Tensor:  # [4b, 4b] -> [b, b], the sum over the tiles of both
         return values.view(4, count, 4, count).sum(dim=(0, 2))
 
     tiles = by_images(known)
-    weight = torch.sigmoid(alpha * by_images(cosine.detach()))
-    mean_log = by_images(torch.log(cosine + eps) * known) / tiles.clamp(min=1)
+    weight = torch.sigmoid(alpha * by_images(cosine.detach() * known))
+    mean_log = by_images(torch.log(cosine.relu() + eps) * known) / tiles.clamp(min=1)
     different = (1 - torch.eye(count, device=vectors.device)) * (tiles > 0)
     return -(weight * mean_log * different).sum() / different.sum().clamp(min=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -71,6 +71,12 @@ def statistics(config: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = known.mean if known else timm.data.IMAGENET_DEFAULT_MEAN
     std = known.std if known else timm.data.IMAGENET_DEFAULT_STD
     return config.mean or tuple(mean), config.std or tuple(std)
+
+
+def memory_format(model: nn.Module, channels_last: bool | Literal["auto"]) -> torch.memory_format:
+    """Return the memory layout of a model by the configuration's `channels_last`."""
+    chosen = prefers_channels_last(model) if channels_last == "auto" else channels_last
+    return torch.channels_last if chosen else torch.contiguous_format
 
 
 def prefers_channels_last(model: nn.Module) -> bool:

@@ -147,7 +147,7 @@ def _draw_snapshots(snapshots: dict[str, list[pd.DataFrame]], styles: dict[str, 
             lines = [(frame["step"].to_numpy(float), 100 * frame[metric].to_numpy(float)) for frame in seeds]
             _draw_mean(axis, lines, styles[name], name)
         axis.set(title=METRICS[metric], xlabel="iteration", ylabel=f"{METRICS[metric]} (%)")
-    _finish(figure, axes, "CAMs over the training: saved copies of the classifier, judged afterwards")
+    _finish(figure, axes, "CAMs over the training, train: copies of the classifier, judged afterwards; threshold not chosen on masks")
     return figure
 
 

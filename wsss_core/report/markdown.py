@@ -18,14 +18,15 @@ PUBLISHED = "- In parentheses: as published, not measured here. Data, weights an
 ORACLE = "its threshold was chosen on the pixel masks of this very split, which no weakly supervised method may see"
 
 
-def to_markdown(frame: pd.DataFrame, table: Table, name: str) -> str:
+def to_markdown(frame: pd.DataFrame, table: Table, name: str, dataset: str = "") -> str:
     """Return a tidy table (see `tables.make_table`) as Markdown."""
     parts = [f"# {name}"]
     if frame.empty:
         return f"# {name}\n\nNo figures: the data set has no masks and no classifier was evaluated.\n"
     seeds = "mean ± sample standard deviation over seeds" if (frame["n"] > 1).any() else "one seed, hence without deviation"
-    beside = " In parentheses: published." if (frame["printed"] != "").any() else ""
-    parts.append(f"Percent; {seeds}. n: number of seeds. -: no such figure.{beside}")
+    beside = " In parentheses: published, on the data that the notes name." if (frame["printed"] != "").any() else ""
+    measured = f"Measured on the data set `{dataset}`. " if dataset else ""
+    parts.append(f"{measured}Percent; {seeds}. n: number of seeds. -: no such figure.{beside}")
     groups = list(dict.fromkeys(map(_group, frame["figure"])))
     columns = list(dict.fromkeys(frame["column"]))
     if table.columns is not None or len(columns) <= WIDEST:

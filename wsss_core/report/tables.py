@@ -153,7 +153,8 @@ def write_table(paths: Iterable[Path], table: Table, name: str, out_dir: Path) -
     except UserError as error:
         raise UserError(f"tables.{name}: {error}") from None
     write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    write_text(out_dir / f"{name}.md", to_markdown(frame, table, name))
+    datasets = dict.fromkeys(record["dataset"] for record in records)
+    write_text(out_dir / f"{name}.md", to_markdown(frame, table, name, ", ".join(datasets)))
 
 
 def _select(records: Sequence[dict[str, Any]], table: Table) -> list[dict[str, Any]]:
