@@ -57,7 +57,7 @@ HOT_SPOTS = [
         "one pair of images after the other",
         "one Gram matrix",
         target=5,
-        best=20,
+        best=9.4,
         agreement="greatest relative difference of loss and gradient",
         make=foreground,
     ),
