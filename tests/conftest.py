@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from wsss_core.config import Config, load_config, overlay
@@ -115,3 +116,15 @@ def work_of(kind: str) -> Callable[[Stage], None]:
 def stage_at(directory: Path, threads: int = 1) -> Stage:
     """A stage as `run_stage` hands it to its work."""
     return Stage(read_spec(directory / "spec.json"), threads, 0)
+
+
+def metrics(directory: Path) -> pd.DataFrame:
+    """The metrics of a training, without its speed."""
+    return pd.read_csv(directory / "metrics.csv").drop(columns="images_per_second")
+
+
+def prepared(planned: Callable[..., Plan], do: Callable[[Plan, str], Path], changes: dict[str, Any] | None = None) -> Path:
+    """The directory of a classifier that is ready to be trained."""
+    plan = planned(changes)
+    do(plan, "data")
+    return plan.directory(plan.chains[0].stages["classifier"])

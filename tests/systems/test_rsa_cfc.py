@@ -213,7 +213,10 @@ def test_losses_in_half_precision_are_near_those_in_full(changes: dict[str, Any]
 
 
 def test_a_large_foreground_does_not_overflow_in_half_precision() -> None:
-    outputs = TwoBranches(*((20 * each.detach().abs()).half() for each in outputs_of(2, (32, 32), (16, 16))))
+    """256 cells of features of some hundreds add up to more than the 65504 of float16."""
+    maps, features, tile_maps = (each.detach().abs() for each in outputs_of(2, (32, 32), (16, 16)))
+    outputs = TwoBranches((20 * maps).half(), (400 * features).half(), (20 * tile_maps).half())
+    assert outputs.tile_features.float().sum(dim=(2, 3)).max() > 65504
     full = numbers(losses_of(TwoBranches(*(each.float() for each in outputs)), LABELS[:2]))
     with torch.autocast("cpu", torch.float16):
         assert numbers(losses_of(outputs, LABELS[:2])) == pytest.approx(full, rel=0.02, abs=0.005)
