@@ -75,6 +75,11 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
         ({"experiments": {"a": {"classifier": {"lr": "fast"}}}}, "experiments.a.classifier.lr: input should be a valid number"),
         ({"experiments": {"a": {"classifier": {"optimizer": "sdg"}}}}, "got 'sdg'; did you mean 'sgd'?"),
         ({"experiments": {"a": {"seeds": [1, 1]}}}, "experiments.a.seeds: seeds must be distinct"),
+        ({"experiments": {"a": {"classifier": {"channels_last": "atuo"}}}}, "experiments.a.classifier.channels_last: "),
+        (
+            {"experiments": {"a": {"classifier": {"system": "puzzle", "beta_reconstruction": float("inf")}}}},
+            "classifier.beta_reconstruction: ",
+        ),
         ({"experiments": {"a": {"classifier": {"resize": [640, 320]}}}}, "resize must be [smallest, largest]"),
         ({"experiments": {"a": {"cams": {"scales": []}}}}, "experiments.a.cams.scales"),
         ({**BASE, "dataset": {"root": "x"}}, "dataset.source: missing; valid: shapes, folder, voc12, coco14"),

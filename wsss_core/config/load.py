@@ -166,7 +166,7 @@ def _keys(error: ErrorDetails) -> list[str]:
         if part not in _KINDS.get(str(before), ("", ()))[1]
         and not str(part).endswith("]")
         and not str(part).startswith("constrained-")
-        and part not in ("float", "int")
+        and part not in ("float", "int", "bool")
     ]
 
 

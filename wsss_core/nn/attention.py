@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _EPS = 1e-5
+_SHORTEST = 1e-3
+"""Shorter feature vectors keep their length: the gradient of a direction is one over the length."""
 
 
 class RegionalSelfAttention(nn.Module):
@@ -41,7 +43,7 @@ class RegionalSelfAttention(nn.Module):
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
         """Return refined maps [N, G, h, w] from features [N, D, h, w] and maps [N, G, h, w]; N counts tiles."""
-        unit = functional.normalize(features.flatten(2), dim=1)
+        unit = functional.normalize(features.flatten(2), dim=1, eps=_SHORTEST)
         cosine = unit.transpose(1, 2) @ unit  # [N, cells, cells], symmetric
         if self.kernel == "softmax_cosine":
             weights = (cosine / self.temperature).softmax(dim=2)
