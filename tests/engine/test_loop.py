@@ -20,6 +20,7 @@ from wsss_core.errors import UserError
 from wsss_core.plan import Plan
 from wsss_core.systems.boundary import BoundarySystem
 from wsss_core.systems.cam import Cam
+from wsss_core.systems.puzzle import Puzzle
 
 
 def test_the_same_seed_gives_the_same_bytes(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
@@ -79,27 +80,42 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("classifier", "owner", "method"),
+    [
+        ({"optimizer": "sgd"}, Cam, "losses"),
+        ({"optimizer": "adam"}, Cam, "losses"),
+        ({"system": "puzzle"}, Puzzle, "puzzle_losses"),
+        ({"system": "rsa_cfc"}, Puzzle, "puzzle_losses"),
+    ],
+    ids=["sgd", "adam", "puzzle", "rsa_cfc"],
+)
 def test_a_killed_training_resumes_and_ends_the_same(
-    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch, optimizer: str
+    planned: Callable[..., Plan],
+    do: Callable[[Plan, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    classifier: dict[str, Any],
+    owner: type[Cam],
+    method: str,
 ) -> None:
-    directory = prepared(planned, do, {"classifier": {"epochs": 3, "optimizer": optimizer}})
+    directory = prepared(planned, do, {"classifier": {"epochs": 3, **classifier}})
     loop.train(stage_at(directory))
     undisturbed = metrics(directory), (directory / "model.safetensors").read_bytes()
     (directory / "resume" / "checkpoint.pt").unlink()
+    (directory / "model.safetensors").unlink()
 
     steps = iter(range(100))
-    original = Cam.losses
+    original = getattr(owner, method)
 
     def dies_in_the_second_epoch(self: Cam, *arguments: Any) -> Any:
         if next(steps) == 4:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(Cam, "losses", dies_in_the_second_epoch)
+    monkeypatch.setattr(owner, method, dies_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         loop.train(stage_at(directory))
-    monkeypatch.setattr(Cam, "losses", original)
+    monkeypatch.setattr(owner, method, original)
     assert len(metrics(directory)) == 1
     loop.train(stage_at(directory))
     pd.testing.assert_frame_equal(metrics(directory), undisturbed[0])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mirrored_pairs import greatest_gap
 from score_trees import CLASSES, NETWORK
 from torch import nn
 
@@ -97,17 +98,9 @@ def test_the_mirrored_image_has_the_mirrored_affinities(size: tuple[int, int]) -
     """Exactly so with `flip`; a network alone knows left from right."""
     system, model = made()
     image = torch.randn(1, 3, *size)
-    offsets, gap = offset_list(3), {}
+    gap = {}
     for flip in (True, False):
         with torch.no_grad():
-            plain = system.affinities(model, image, Walk(flip=flip)).values
-            mirrored = system.affinities(model, image.flip(-1), Walk(flip=flip)).values
-        height, width = plain.shape[1:]
-        gap[flip] = 0.0
-        for k, (dy, dx) in enumerate(offsets):
-            for y in range(height - dy):
-                for x in range(max(0, -dx), width - max(0, dx)):
-                    # The ends (y, x) and (y + dy, x + dx) lie at W - 1 - x and W - 1 - x - dx; the pair is kept at its first end.
-                    place = (k, y, width - 1 - x - dx) if dy == 0 else (offsets.index((dy, -dx)), y, width - 1 - x)
-                    gap[flip] = max(gap[flip], float((plain[k, y, x] - mirrored[place]).abs()))
+            plain, mirrored = (system.affinities(model, each, Walk(flip=flip)).values for each in (image, image.flip(-1)))
+        gap[flip] = greatest_gap(plain, mirrored, 3)
     assert gap[True] < 1e-5 and gap[False] > 1e-3

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mirrored_pairs import greatest_gap
 from score_trees import CLASSES, NETWORK
 from torch import nn
 
@@ -118,17 +119,11 @@ def test_the_mirrored_image_has_the_mirrored_affinities(size: tuple[int, int]) -
     """Exactly so with `flip`; a network alone knows left from right."""
     system, model = made()
     image = torch.randn(1, 3, *size)
-    offsets, gap = offset_list(3), {}
+    gap = {}
     for flip in (True, False):
         with torch.no_grad():
             plain, mirrored = (system.affinities(model, each, Walk(radius=3, flip=flip)) for each in (image, image.flip(-1)))
         assert plain.boundary is not None and mirrored.boundary is not None
-        gap[flip] = float((plain.boundary - mirrored.boundary.flip(-1)).abs().max())
-        height, width = plain.boundary.shape
-        for k, (dy, dx) in enumerate(offsets):
-            for y in range(height - dy):
-                for x in range(max(0, -dx), width - max(0, dx)):
-                    # The ends (y, x) and (y + dy, x + dx) lie at W - 1 - x and W - 1 - x - dx; the pair is kept at its first end.
-                    place = (k, y, width - 1 - x - dx) if dy == 0 else (offsets.index((dy, -dx)), y, width - 1 - x)
-                    gap[flip] = max(gap[flip], float((plain.values[k, y, x] - mirrored.values[place]).abs()))
+        of_the_map = float((plain.boundary - mirrored.boundary.flip(-1)).abs().max())
+        gap[flip] = max(of_the_map, greatest_gap(plain.values, mirrored.values, 3))
     assert gap[True] < 1e-5 and gap[False] > 1e-3

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import stage_at
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from two_branches import HALFWAY, NETWORK, PUZZLE, by_equations, cam_system, gradients, losses_of, outputs_of, puzzle_system
 
 from wsss_core.data.index import read_index
-from wsss_core.engine import loop
 from wsss_core.engine.models import load_model, save_model
 from wsss_core.engine.optimiser import make_optimiser
 from wsss_core.files import read_json
@@ -278,35 +274,6 @@ def test_rsa_cfc_without_its_modules_trains_to_the_bytes_of_puzzle(planned: Call
         plan = planned({"classifier": {"epochs": 1, **changes}})
         results.append((do(plan, "classifier") / "model.safetensors").read_bytes())
     assert results[0] == results[1] != results[2]
-
-
-@BOTH
-def test_a_killed_training_ends_the_same(
-    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch, system: str
-) -> None:
-    plan = planned({"classifier": {"system": system, "epochs": 3}})
-    do(plan, "data")
-    directory = plan.directory(plan.chains[0].stages["classifier"])
-    loop.train(stage_at(directory))
-    undisturbed = (directory / "model.safetensors").read_bytes()
-    figures = pd.read_csv(directory / "metrics.csv").drop(columns="images_per_second")
-    shutil.rmtree(directory / "resume")
-    (directory / "model.safetensors").unlink()
-    original, steps = Puzzle.puzzle_losses, iter(range(100))
-
-    def dies_in_the_second_epoch(self: Puzzle, *arguments: Any) -> dict[str, Tensor]:
-        if next(steps) == 4:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Puzzle, "puzzle_losses", dies_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
-    monkeypatch.setattr(Puzzle, "puzzle_losses", original)
-    assert len(pd.read_csv(directory / "metrics.csv")) == 1
-    loop.train(stage_at(directory))
-    assert (directory / "model.safetensors").read_bytes() == undisturbed
-    pd.testing.assert_frame_equal(pd.read_csv(directory / "metrics.csv").drop(columns="images_per_second"), figures)
 
 
 @BOTH
