@@ -106,7 +106,7 @@ def table_records(wildcards):
 
 def table_published(wildcards):
     """Input function: the published figures of a table, so that it is made again when they are edited."""
-    return [str(PUBLISHED[name]) for name in [wildcards.table] if name in PUBLISHED]
+    return PUBLISHED.get(wildcards.table, [])
 
 
 def table_options(wildcards):

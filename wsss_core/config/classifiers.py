@@ -73,7 +73,7 @@ class RsaCfcClassifier(_Puzzle):
     alpha: Weight = 0.25
     """Slope α of the rank weight of a pair of images."""
     present_only: bool = True
-    """Whether the maps of classes that the image does not show are left out of the foreground vectors; false: all classes count, as printed."""
+    """Whether the maps of classes that the image does not show are left out of the foreground vectors; false: all classes count."""
 
     @property
     def unused(self) -> set[str]:
