@@ -6,7 +6,7 @@ Each map is the sum over scales and mirrored images of ReLU(w_c . f), resized to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +40,23 @@ def write_cams(stage: Stage) -> None:
     torch.set_num_threads(stage.threads)
     model, epoch = stage.input("model"), stage.parameters.get("snapshot")
     trained = load_model(model if epoch is None else snapshot_directory(model, epoch), torch_device(stage.gpus))
-    shards = [(stage.resume / f"shard-{begin:07d}.h5", records[begin:end]) for begin, end in shard_ranges(len(records), _SHARD)]
-    todo = [record for path, part in shards if not path.exists() for record in part]
-    images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "cams", len(todo))
-    for path, part in shards:
-        if path.exists():
+    write_scores(stage, trained, index, records, config, stage.output / SCORES, shards=stage.resume, what="cams")
+
+
+def write_scores(
+    stage: Stage, trained: TrainedModel, index: DataIndex, records: Sequence[Record], config: Cams, path: Path, *, shards: Path, what: str
+) -> None:
+    """Write the score store `path` with the maps of `records`, from one file per 128 images in the directory `shards`.
+
+    Shards that are there are taken as they are: a killed run goes on after the last of them.
+    """
+    ranges = [(shards / f"shard-{begin:07d}.h5", records[begin:end]) for begin, end in shard_ranges(len(records), _SHARD)]
+    todo = [record for shard, part in ranges if not shard.exists() for record in part]
+    images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), what, len(todo))
+    for shard, part in ranges:
+        if shard.exists():
             continue
-        with ScoreWriter(path, index.num_classes) as writer:
+        with ScoreWriter(shard, index.num_classes) as writer:
             for record in part:
                 image = next(images)
                 maps, scores = multiscale_cams(trained, image, config)
@@ -54,7 +64,7 @@ def write_cams(stage: Stage) -> None:
                 normed = normalise_cams(maps[[c - 1 for c in kept]])
                 writer.add(record.id, normed, np.array(kept, np.int32), image.shape[:2], score=scores)
     next(images, None)
-    join_stores([path for path, _ in shards], stage.output / SCORES)
+    join_stores([shard for shard, _ in ranges], path)
 
 
 @torch.inference_mode()

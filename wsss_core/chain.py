@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, Training
+from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -137,6 +137,7 @@ class _ChainBuilder:
             name = f"cams-epoch{epoch}"
             snapshot = self._add(name, "cams", {**parameters, "snapshot": epoch}, model=classifier)
             self._judge(name, snapshot, {**protocol, "epoch": epoch})
+        self._judge_own_labels(classifier)
         cams = self._add("cams", "cams", parameters, model=classifier)
         threshold = self._judge("cams", cams, protocol)
         scores, method = cams, experiment.refine.method
@@ -194,6 +195,16 @@ class _ChainBuilder:
         self._evaluate(subject, parameters, protocol, scores=scores, **chosen)
         return threshold
 
+    def _judge_own_labels(self, classifier: Stage) -> None:
+        """Evaluate the pseudo labels that a classifier made itself, round by round."""
+        own = self.experiment.classifier
+        if not isinstance(own, IsimClassifier):
+            return
+        labels = own.labels.model_dump(mode="json", include={"scales", "flip", "crf", "threshold"})
+        for epoch in own.label_epochs:
+            protocol = {**labels, "image_labels": True, "walk": "none", "epoch": epoch}
+            self._evaluate(f"pseudo-epoch{epoch}", {"split": "train", "round": epoch}, protocol, masks=classifier)
+
     def _threshold(self, scores: Stage) -> dict[str, Stage]:
         """The label-free threshold of scores without a background channel, as an upstream stage."""
         name = next(name for name, stage in self.stages.items() if stage is scores) + "-threshold"
@@ -234,7 +245,7 @@ class _ChainBuilder:
     def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: Stage) -> None:
         """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes.
 
-        Snapshots are judged as what they are snapshots of: `cams-epoch4` as `cams`.
+        What comes from amid the training is judged as what it is: `cams-epoch4` as `cams`, `pseudo-epoch5` as `pseudo`.
         """
         parameters = {"subject": subject.partition("-")[0], **parameters, "protocol": protocol, "masks": self.outside.masks}
         self.evaluations[subject] = Stage("evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files)

@@ -10,6 +10,7 @@ REVISIONS = {
     "classifier.cam": 2,
     "classifier.puzzle": 2,
     "classifier.rsa_cfc": 2,
+    "classifier.isim": 1,
     "cams": 2,
     "threshold": 1,
     "affinity-labels": 1,

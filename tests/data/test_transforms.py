@@ -85,6 +85,20 @@ def test_longer_side_covers_its_range_and_keeps_the_aspect() -> None:
     assert seen == {32, 33, 34, 35, 36}
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((40, 100), 64), ((30, 20), 48), ((50, 20), 50), ((48, 48), 48), ((20, 64), 64), ((9, 9), 48)]
+)
+def test_limits_resize_only_what_is_beyond_them(size: tuple[int, int], expected: int) -> None:
+    apply = make(resize={"at_least": 48, "at_most": 64}, crop_size=64)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        _, mask = apply(np.full((*size, 3), 9, np.uint8), np.full(size, 3, np.uint8))
+        assert mask is not None
+        rows, columns = ((mask == 3).any(dim=1).sum().item(), (mask == 3).any(dim=0).sum().item())
+        assert max(rows, columns) == expected
+        assert abs(rows / columns - size[0] / size[1]) < 0.05 * size[0] / size[1]
+
+
 def test_resized_mask_follows_the_image() -> None:
     """Red is 10 times the mask except at edges, where the image is smooth: the centres of gravity show any shift."""
     image, mask = make(resize=(51, 51), crop_size=51)(*sample(200, 200))

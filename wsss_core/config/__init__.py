@@ -1,7 +1,15 @@
 """The configuration: every parameter, its default, unit and range. The only place where defaults live."""
 
-from wsss_core.config.base import Backbone, Block, Training
-from wsss_core.config.classifiers import AnyClassifier, CamClassifier, Classifier, PuzzleClassifier, RsaCfcClassifier
+from wsss_core.config.base import Backbone, Block, ResizeLimits, Training
+from wsss_core.config.classifiers import (
+    AnyClassifier,
+    CamClassifier,
+    Classifier,
+    IsimClassifier,
+    OwnLabels,
+    PuzzleClassifier,
+    RsaCfcClassifier,
+)
 from wsss_core.config.datasets import Coco14, Dataset, Folder, Shapes, Voc12
 from wsss_core.config.load import load_config, overlay, read_config, read_yaml, validate
 from wsss_core.config.pipeline import Cams, Evaluate, Experiment, Predict, Pseudo, Segmenter
@@ -26,12 +34,15 @@ __all__ = [
     "Evaluate",
     "Experiment",
     "Folder",
+    "IsimClassifier",
+    "OwnLabels",
     "PairNetwork",
     "Predict",
     "Pseudo",
     "PuzzleClassifier",
     "Refine",
     "Report",
+    "ResizeLimits",
     "RsaCfcClassifier",
     "Run",
     "Segmenter",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
 
 
 class Block(BaseModel):
@@ -29,6 +31,31 @@ class Backbone(Block):
     """Channel means for images in [0, 1]; unset: those of the backbone's pretrained weights."""
     std: tuple[float, float, float] | None = None
     """Channel standard deviations for images in [0, 1]; unset: those of the backbone's pretrained weights."""
+
+
+class ResizeLimits(Block):
+    """Limits of an image's longer side; an image within them keeps its size."""
+
+    at_least: Positive
+    """A smaller image is enlarged to this longer side, in pixels."""
+    at_most: Positive
+    """A larger image is reduced to this longer side, in pixels."""
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> ResizeLimits:
+        if self.at_least > self.at_most:
+            raise ValueError(f"at_least must not be greater than at_most, got {self.at_least} and {self.at_most}")
+        return self
+
+
+def _kind_of_resize(values: Any) -> str:
+    return "limits" if isinstance(values, (dict, ResizeLimits)) else "range"
+
+
+RESIZES = ("range", "limits")
+Resize = Annotated[
+    Annotated[tuple[Positive, Positive], Tag("range")] | Annotated[ResizeLimits, Tag("limits")], Discriminator(_kind_of_resize)
+]
 
 
 class Training(Backbone):
@@ -66,8 +93,8 @@ class Training(Backbone):
     """Arithmetic of forward and backward passes; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
     channels_last: bool | Literal["auto"] = "auto"
     """Memory layout; `auto`: channels last for convolutional networks, not for those with layer normalisation (transformers, ConvNeXt)."""
-    resize: tuple[Positive, Positive] | None = (320, 640)
-    """Longer side of the image in pixels, drawn uniformly from this range; unset: images keep their size."""
+    resize: Resize | None = (320, 640)
+    """Longer side of the image in pixels, drawn uniformly from this range; `{at_least: 320, at_most: 640}`: only images beyond a limit are resized, to it; unset: images keep their size."""
     crop_size: Positive = 512
     """Side of the square training crop in pixels; smaller images are padded (images with the mean, masks with ignore)."""
     flip: Fraction = 0.5
@@ -82,6 +109,6 @@ class Training(Backbone):
 
     @model_validator(mode="after")
     def _resize_is_a_range(self) -> Training:
-        if self.resize is not None and self.resize[0] > self.resize[1]:
+        if isinstance(self.resize, tuple) and self.resize[0] > self.resize[1]:
             raise ValueError(f"resize must be [smallest, largest], got {list(self.resize)}")
         return self

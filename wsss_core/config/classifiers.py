@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from wsss_core.config.base import Fraction, Positive, Training
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from wsss_core.config.base import Block, Fraction, Positive, Scales, Training, Weight
 
 
 class Classifier(Training):
@@ -82,6 +80,61 @@ class RsaCfcClassifier(_Puzzle):
         return super().unused | kernel | (set() if self.lambda_contrast else {"alpha", "present_only"})
 
 
+class OwnLabels(Block):
+    """Pseudo labels that a classifier makes of its own maps, to learn from them."""
+
+    scales: Scales = (0.5, 1.0, 1.5, 2.0)
+    """Sizes of the image, relative to `resize`, whose maps are summed."""
+    flip: bool = True
+    """Also sum the maps of the mirrored image."""
+    resize: Positive | None = None
+    """Longer side in pixels at scale 1; unset: the image's own size."""
+    threshold: Fraction = 0.3
+    """A pixel whose best map, divided by that map's maximum, scores no more than this is background."""
+    crf: Literal["none", "labels"] = "labels"
+    """Dense CRF on the thresholded maps, with the parameter set of IRN; `none`: without."""
+
+
+class IsimClassifier(Classifier):
+    """System `isim`: the iterative self-improved model, a classifier whose encoder also learns to segment by its own pseudo labels. See docs/systems/isim.md."""
+
+    system: Literal["isim"]
+    """Iterative self-improved model."""
+    decoder: Literal["deeplabv3", "unet_transposed", "unet_bilinear"] = "deeplabv3"
+    """`deeplabv3` (DeepLabCAM), or UNet with transposed convolutions (UNetCAM Learnable) or bilinear upsampling (UNetCAM Non-Learnable)."""
+    decoder_channels: Positive = 256
+    """Width of the decoder: at the coarsest level of a UNet. (DeepLabv3 has 256 always.)"""
+    decoder_lr_factor: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate of the decoder, as a multiple of `lr`; `head_lr_factor` is that of the 1x1 classifier."""
+    class_epochs: Annotated[int, Field(ge=0)] = 5
+    """Epochs at the beginning that learn from classes alone. After them the first pseudo labels are made."""
+    regenerate: Positive | Literal["converged"] = 10
+    """Epochs from one round of pseudo labels to the next; `converged`: a new round when both losses have converged."""
+    patience: Positive = 3
+    """Of `converged`: a loss has converged when it has not fallen by 1 % for so many epochs."""
+    labels: OwnLabels = OwnLabels()
+    """The pseudo labels."""
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        decoder = {"decoder_channels"} if self.decoder == "deeplabv3" else set()
+        return super().unused | decoder | (set() if self.regenerate == "converged" else {"patience"})
+
+    @property
+    def label_epochs(self) -> tuple[int, ...]:
+        """Epochs after which pseudo labels are made; none that are known beforehand with `converged`."""
+        return () if self.regenerate == "converged" else tuple(range(self.class_epochs, self.epochs, self.regenerate))
+
+    @model_validator(mode="after")
+    def _something_is_segmented(self) -> IsimClassifier:
+        if self.class_epochs >= self.epochs:
+            raise ValueError(f"class_epochs must be smaller than epochs, got {self.class_epochs} and {self.epochs}")
+        if self.batch_size == 1 and self.decoder == "deeplabv3":
+            raise ValueError("batch_size must be at least 2 for deeplabv3 (batch normalisation of its image-level features), got 1")
+        return self
+
+
 def _system_of(values: Any) -> str:
     """The system of a block; a block that names none is the plain classifier."""
     if isinstance(values, dict):
@@ -90,7 +143,11 @@ def _system_of(values: Any) -> str:
 
 
 AnyClassifier = Annotated[
-    Annotated[CamClassifier, Tag("cam")] | Annotated[PuzzleClassifier, Tag("puzzle")] | Annotated[RsaCfcClassifier, Tag("rsa_cfc")],
+    Annotated[CamClassifier, Tag("cam")]
+    | Annotated[PuzzleClassifier, Tag("puzzle")]
+    | Annotated[RsaCfcClassifier, Tag("rsa_cfc")]
+    | Annotated[IsimClassifier, Tag("isim")],
     Discriminator(_system_of),
 ]
-SYSTEMS = tuple(str(get_args(kind.model_fields["system"].annotation)[0]) for kind in (CamClassifier, PuzzleClassifier, RsaCfcClassifier))
+_KINDS = (CamClassifier, PuzzleClassifier, RsaCfcClassifier, IsimClassifier)
+SYSTEMS = tuple(str(get_args(kind.model_fields["system"].annotation)[0]) for kind in _KINDS)

@@ -30,6 +30,8 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("classifier: system cam", "classifier", classifiers.CamClassifier),
     ("classifier: system puzzle", "classifier", classifiers.PuzzleClassifier),
     ("classifier: system rsa_cfc", "classifier", classifiers.RsaCfcClassifier),
+    ("classifier: system isim", "classifier", classifiers.IsimClassifier),
+    ("classifier.labels: pseudo labels of system isim", "classifier", classifiers.OwnLabels),
     ("cams", "cams", pipeline.Cams),
     ("refine", "refine", refinement.Refine),
     ("refine.labels", "refine.labels", refinement.AffinityLabels),

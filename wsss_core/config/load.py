@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from wsss_core.config.base import RESIZES
 from wsss_core.config.classifiers import SYSTEMS
 from wsss_core.config.datasets import SOURCES
 from wsss_core.config.pipeline import Experiment
@@ -20,8 +21,8 @@ from wsss_core.errors import UserError, did_you_mean
 
 SHARED = tuple(Experiment.model_fields)
 Model = TypeVar("Model", bound=BaseModel)
-_KINDS = {"dataset": ("source", SOURCES), "classifier": ("system", SYSTEMS)}
-"""Blocks of several kinds: the key that tells them apart, and its values."""
+_KINDS = {"dataset": ("source", SOURCES), "classifier": ("system", SYSTEMS), "resize": ("", RESIZES)}
+"""Values of several kinds: the key that tells them apart (none where their form does), and the kinds."""
 TOP_LEVEL = (*Config.model_fields, *SHARED, "sweep")
 
 
@@ -136,6 +137,8 @@ def _short(value: Any) -> str:
 def _explain(model: type[BaseModel], errors: list[ErrorDetails]) -> str:
     """One clause for the first of pydantic's errors: the key, what was expected, what was found, the nearest valid name."""
     error = errors[0]
+    if error["type"] == "missing":  # a key misspelt is both missing and unknown
+        error = next((e for e in errors if e["type"] == "extra_forbidden" and e["loc"][:-1] == error["loc"][:-1]), error)
     # Unions put the chosen tag, or the type they tried, into the location; it is no key of the file.
     location = _keys(error)
     key = ".".join(location) or "configuration"

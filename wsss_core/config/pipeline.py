@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from wsss_core.config.base import Block, Fraction, Positive, Training
+from wsss_core.config.base import Block, Fraction, Positive, Scales, Training
 from wsss_core.config.classifiers import AnyClassifier, CamClassifier
 from wsss_core.config.refinement import Refine
-
-Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
 
 
 class Cams(Block):

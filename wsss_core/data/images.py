@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,18 +30,27 @@ def read_mask(path: Path, num_classes: int | None = None) -> np.ndarray:
     Raises `UserError` if it is missing, unreadable, no single-channel image, or holds labels not below `num_classes`.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"{path}: expected an indexed PNG (one class number a pixel), got mode {image.mode}")
-            mask = np.array(image, dtype=np.uint8)
+        with open(path, "rb") as file:
+            return decode_mask(file, str(path), num_classes)
     except FileNotFoundError:
         raise UserError(f"{path}: no such mask") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path}: not a readable mask ({error})") from None
+
+
+def decode_mask(file: BinaryIO, name: str, num_classes: int | None = None) -> np.ndarray:
+    """Return the mask in an open file, called `name` in errors; else as `read_mask`."""
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise UserError(f"{name}: expected an indexed PNG (one class number a pixel), got mode {image.mode}")
+            mask = np.array(image, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name}: not a readable mask ({error})") from None
     if num_classes is not None:
         wrong = np.unique(mask[(mask >= num_classes) & (mask != IGNORE)])
         if wrong.size:
-            raise UserError(f"{path}: label {wrong[0]} is out of range; expected 0..{num_classes - 1} or {IGNORE} (ignore)")
+            raise UserError(f"{name}: label {wrong[0]} is out of range; expected 0..{num_classes - 1} or {IGNORE} (ignore)")
     return mask
 
 

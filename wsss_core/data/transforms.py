@@ -15,7 +15,7 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
-from wsss_core.config.base import Training
+from wsss_core.config.base import ResizeLimits, Training
 from wsss_core.data.images import IGNORE
 
 JointTransform = Callable[[np.ndarray, np.ndarray | None], tuple[Tensor, Tensor | None]]
@@ -24,18 +24,23 @@ JointTransform = Callable[[np.ndarray, np.ndarray | None], tuple[Tensor, Tensor 
 class ResizeLongerSide(v2.Transform):
     """Resize so that the longer side has a length in pixels drawn uniformly from [smallest, largest], both included.
 
+    With `drawn` false only images beyond these limits are resized, to the nearer one.
+
     Images: bilinear with antialiasing. Masks: nearest, with pixel centres aligned (torchvision's own choice for masks is
     the nearest of the old kind, which shifts them by up to half a pixel).
     """
 
-    def __init__(self, smallest: int, largest: int) -> None:
+    def __init__(self, smallest: int, largest: int, drawn: bool = True) -> None:
         super().__init__()
-        self.smallest, self.largest = smallest, largest
+        self.smallest, self.largest, self.drawn = smallest, largest, drawn
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the size."""
+        """Draw the size, or limit it."""
         height, width = v2.query_size(flat_inputs)
-        longer = int(torch.randint(self.smallest, self.largest + 1, ()))
+        if self.drawn:
+            longer = int(torch.randint(self.smallest, self.largest + 1, ()))
+        else:
+            longer = min(max(height, width, self.smallest), self.largest)
         return {"size": _size_for(height, width, longer)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -49,7 +54,7 @@ class ResizeLongerSide(v2.Transform):
 def training_transform(training: Training, mean: Sequence[float], std: Sequence[float]) -> JointTransform:
     """Return the augmentation of a training block.
 
-    In this order: longer side drawn from `resize`, horizontal flip, colour jitter, normalisation, random crop of
+    In this order: longer side drawn from `resize` (or kept within its limits), horizontal flip, colour jitter, normalisation, random crop of
     `crop_size`. An image smaller than the crop lies at a random place in it; around it the image is 0 (the mean, after
     normalisation) and the mask is ignore, never background.
 
@@ -65,8 +70,12 @@ def training_transform(training: Training, mean: Sequence[float], std: Sequence[
     callable
         (image uint8[H, W, 3], mask uint8[H, W] or None) -> (float32[3, S, S], int64[S, S] or None).
     """
-    size = training.crop_size
-    steps: list[v2.Transform] = [ResizeLongerSide(*training.resize)] if training.resize else []
+    size, resize = training.crop_size, training.resize
+    steps: list[v2.Transform] = []
+    if isinstance(resize, ResizeLimits):
+        steps.append(ResizeLongerSide(resize.at_least, resize.at_most, drawn=False))
+    elif resize:
+        steps.append(ResizeLongerSide(*resize))
     if training.flip > 0:
         steps.append(v2.RandomHorizontalFlip(training.flip))
     if training.color_jitter > 0:

@@ -29,7 +29,7 @@ from wsss_core.files import atomic_path, write_text
 from wsss_core.nn.backbones import memory_format
 from wsss_core.stages import SPEC, Stage
 from wsss_core.systems import make_system
-from wsss_core.systems.base import Progress, System
+from wsss_core.systems.base import Progress, Run, System
 
 CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -38,7 +38,8 @@ _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def train(stage: Stage) -> None:
     """Do a stage that trains: train the system of the spec and save the model and its metrics.
 
-    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `snapshots/` and `tensorboard/`.
+    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `snapshots/` and `tensorboard/`; of a
+    system that makes itself pseudo labels, `rounds/epoch-<epochs before it>.zip`.
     """
     seed = stage.spec.seed or 0
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
@@ -105,7 +106,8 @@ class _Fit:
         self.raw_model = model
         self.model, self.optimiser = self.fabric.setup(model, optimiser)
         records = index.split("train")
-        data = SeededDataset(records, system.load(index, stage.spec.inputs), seed)
+        inputs = {**stage.spec.inputs, "output": stage.output}
+        data = SeededDataset(records, system.load(index, inputs), seed)
         self.sampler = EpochSampler(len(records), seed, rank=self.fabric.global_rank, world_size=self.fabric.world_size)
         self.loader = DataLoader(
             data,
@@ -163,8 +165,8 @@ class _Fit:
         return {**moved, "image": moved["image"].contiguous(memory_format=self.memory_format)}
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
+        self.system.before_epoch(epoch, Run(self.raw_model, self.index, self.history, self.stage, self.fabric))
         torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
-        self.system.before_epoch(self.raw_model, epoch, self.index)
         self.model.train()
         sums, start = _Sums({}), time.monotonic()
         what, count = f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from wsss_core.data.images import IGNORE, read_mask
+from wsss_core.data.images import IGNORE
 from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.data.mask_sets import read_mask_of, round_archive
 from wsss_core.data.truth import mask_path, read_truth
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
@@ -108,7 +109,9 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
 
 
 def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
-    counts = _count_all(stage, partial(count_masks, _light(index), stage.input("masks", "masks")), records)
+    epoch = stage.parameters.get("round")
+    place = stage.input("masks", "masks") if epoch is None else round_archive(stage.input("masks"), epoch)
+    counts = _count_all(stage, partial(count_masks, _light(index), place), records)
     # That of the pseudo masks, as the plan recorded it; a segmenter, or masks made by argmax, have none.
     rule, threshold = _rule(stage, stage.parameters.get("protocol", {}).get("threshold"))
     figure = _figure(rule, threshold, counts.confusion, index.classes)
@@ -151,16 +154,16 @@ def _rule(stage: Stage, threshold: float | str | None) -> tuple[str, float | Non
     return ("argmax", None) if threshold is None else ("fixed", float(threshold))
 
 
-def count_masks(index: DataIndex, directory: Path, records: Sequence[Record]) -> Counts:
-    """Count the pixels of predicted masks `directory/<id>.png`."""
+def count_masks(index: DataIndex, place: Path, records: Sequence[Record]) -> Counts:
+    """Count the pixels of predicted masks in a folder or an archive (`data.mask_sets`)."""
     counts = Counts(np.zeros((index.num_classes, index.num_classes), np.int64))
     for record in records:
-        path, truth = directory / f"{record.id}.png", read_truth(index, record)
-        mask = read_mask(path, index.num_classes)
+        truth, mask = read_truth(index, record), read_mask_of(place, record.id, index.num_classes)
+        name = place / f"{record.id}.png"
         if mask.shape != truth.shape:
-            raise UserError(f"{path}: is {_pixels(mask)} pixels, the true mask {mask_path(index, record)} {_pixels(truth)}")
+            raise UserError(f"{name}: is {_pixels(mask)} pixels, the true mask {mask_path(index, record)} {_pixels(truth)}")
         if (mask == IGNORE).any():
-            raise UserError(f"{path}: holds ignored pixels ({IGNORE}); a prediction must decide every pixel")
+            raise UserError(f"{name}: holds ignored pixels ({IGNORE}); a prediction must decide every pixel")
         counts.confusion += confusion_matrix(truth, mask, index.num_classes)
     return counts
 

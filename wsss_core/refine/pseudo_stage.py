@@ -43,7 +43,7 @@ def make_pseudo_masks(stage: Stage) -> None:
     parameters = dict(stage.parameters)
     if parameters["threshold"] == "auto":
         parameters["threshold"] = read_threshold(stage)
-    function = partial(_make_mask, source, folder, parameters)
+    function = partial(make_mask, source, folder, parameters)
     counts = np.stack(list(map_images(function, places, stage.threads, stage, "making pseudo masks")))
     empty = [name for name, row in zip(store.ids, counts, strict=True) if not row[1:].any()]
     missed = sum(bool((store.read(name)[1] > 0).any()) for name in empty)
@@ -81,8 +81,11 @@ def label_map(scores: np.ndarray, classes: np.ndarray, threshold: float) -> np.n
     return np.where(scores.max(axis=0) > threshold, scores.argmax(axis=0) + 1, 0)
 
 
-def _make_mask(source: Path, folder: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> np.ndarray:
-    """Write the mask of one image, unless it is there, and return its pixels per class number, int64[256]."""
+def make_mask(source: Path, folder: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> np.ndarray:
+    """Write `folder/<id>.png` of one image (id, path), unless it is there, and return its pixels per class number, int64[256].
+
+    `source` is a score store, `parameters` are those of the stage, with a `threshold` that is a number.
+    """
     image_id, image_path = item
     path = folder / f"{image_id}.png"
     if path.exists():

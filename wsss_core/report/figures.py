@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAINED = {"classifier": "Classifier", "affinity": "AffinityNet", "boundary": "Boundary network", "segmenter": "Segmenter"}
+OVER_TRAINING = {
+    "cams_over_training": (
+        "cams",
+        "CAMs over the training, train: copies of the classifier, judged afterwards; threshold not chosen on masks",
+    ),
+    "own_labels_over_training": ("pseudo-epoch", "Pseudo labels that the training made itself, train: round by round, judged afterwards"),
+}
+"""Figures by the beginning of the evaluations' names that they show, and their titles."""
 METRICS_FILE = "metrics.csv"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 """Distinguishable with all common forms of colour blindness (Okabe and Ito, 2008; its yellow replaced, too pale for lines)."""
@@ -40,7 +48,7 @@ _STYLE: Any = {
 
 
 def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
-    """Draw `loss_<stage>`, `thresholds_<subject>` and `cams_over_training`, each as .svg and .png, into `out_dir`; return the files written.
+    """Draw `loss_<stage>`, `thresholds_<subject>` and those of `OVER_TRAINING`, each as .svg and .png, into `out_dir`; return the files written.
 
     Only what there is: no threshold curves without masks, no loss curves without training stages, no CAMs over the training
     without snapshots.
@@ -65,9 +73,10 @@ def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
             curves = _curves(records, subject)
             if curves:
                 written += _save(_draw_thresholds(curves, styles, subject), out_dir / f"thresholds_{subject}")
-        snapshots = _snapshots(records)
-        if snapshots:
-            written += _save(_draw_snapshots(snapshots, styles), out_dir / "cams_over_training")
+        for name, (prefix, title) in OVER_TRAINING.items():
+            found = _over_training(records, prefix)
+            if found:
+                written += _save(_draw_over_training(found, styles, title), out_dir / name)
     return written
 
 
@@ -117,14 +126,14 @@ def _curves(records: Sequence[dict[str, Any]], subject: str) -> dict[str, list[d
     return found
 
 
-def _snapshots(records: Sequence[dict[str, Any]]) -> dict[str, list[pd.DataFrame]]:
-    """The figures of the snapshots' CAMs and of the last model's: by experiment one frame per seed, with the columns step, miou, mfdr, mfnr."""
+def _over_training(records: Sequence[dict[str, Any]], prefix: str) -> dict[str, list[pd.DataFrame]]:
+    """What was judged at several epochs, the last included: by experiment one frame per seed, with the columns step, miou, mfdr, mfnr."""
     import pandas as pd
 
     found: dict[str, list[pd.DataFrame]] = {}
     for record in records:
         judged = {
-            content.get("protocol", {}).get("epoch"): content for name, content in record["evaluations"].items() if name.startswith("cams")
+            content.get("protocol", {}).get("epoch"): content for name, content in record["evaluations"].items() if name.startswith(prefix)
         }
         if len(judged) < 2:
             continue
@@ -140,14 +149,14 @@ def _snapshots(records: Sequence[dict[str, Any]]) -> dict[str, list[pd.DataFrame
     return found
 
 
-def _draw_snapshots(snapshots: dict[str, list[pd.DataFrame]], styles: dict[str, dict[str, Any]]) -> Figure:
+def _draw_over_training(found: dict[str, list[pd.DataFrame]], styles: dict[str, dict[str, Any]], title: str) -> Figure:
     figure, axes = _panels(3)
     for axis, metric in zip(axes, ("miou", "mfdr", "mfnr"), strict=True):
-        for name, seeds in snapshots.items():
+        for name, seeds in found.items():
             lines = [(frame["step"].to_numpy(float), 100 * frame[metric].to_numpy(float)) for frame in seeds]
             _draw_mean(axis, lines, styles[name], name)
         axis.set(title=METRICS[metric], xlabel="iteration", ylabel=f"{METRICS[metric]} (%)")
-    _finish(figure, axes, "CAMs over the training, train: copies of the classifier, judged afterwards; threshold not chosen on masks")
+    _finish(figure, axes, title)
     return figure
 
 

@@ -1,6 +1,6 @@
 """The gallery of one experiment: what each stage made of the same images, as strips of pictures on one page.
 
-Train images: image, class activation map, affinity labels, boundary map, walked scores, refined scores, pseudo mask, the
+Train images: image, class activation map, the rounds of pseudo labels that a training made itself, affinity labels, boundary map, walked scores, refined scores, pseudo mask, the
 segmenter's prediction, truth; val images: image, prediction, truth. A column is left out where the experiment has no such stage or the data set no masks.
 """
 
@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsss_core.data.images import IGNORE, overlay_mask, palette, read_image, read_mask
 from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.data.mask_sets import read_mask_of
 from wsss_core.data.truth import read_truth
 from wsss_core.errors import UserError
 from wsss_core.refine.scores import upsample
@@ -142,6 +143,9 @@ def _parts(record: dict[str, Any], index: DataIndex, images: int, seed: int) -> 
     train: list[Column] = [("train image", lambda _, image: image)]
     if "cams" in stages:
         train.append(("CAM", _heat_of(stages["cams"] / "scores.h5")))
+    if "classifier" in stages:
+        for archive in sorted((stages["classifier"] / "rounds").glob("epoch-*.zip")):
+            train.append((f"labels, epoch {int(archive.stem.removeprefix('epoch-'))}", _mask_in(archive)))
     if "affinity-labels" in stages:
         train.append(("affinity labels", _labels_in(stages["affinity-labels"] / "labels")))
     if "boundary" in stages:
@@ -194,8 +198,8 @@ def _boundary_in(path: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
     return picture
 
 
-def _mask_in(directory: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
-    return lambda record, image: overlay_mask(image, read_mask(directory / f"{record.id}.png"))
+def _mask_in(place: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
+    return lambda record, image: overlay_mask(image, read_mask_of(place, record.id))
 
 
 def _prediction_of(model: Path, parameters: dict[str, Any]) -> Callable[[Record, np.ndarray], np.ndarray]:

@@ -13,6 +13,7 @@ SYSTEMS = {
     "cam": "wsss_core.systems.cam:Cam",
     "puzzle": "wsss_core.systems.puzzle:Puzzle",
     "rsa_cfc": "wsss_core.systems.rsa_cfc:RsaCfc",
+    "isim": "wsss_core.systems.isim:Isim",
     "affinity": "wsss_core.systems.affinity:AffinitySystem",
     "boundary": "wsss_core.systems.boundary:BoundarySystem",
     "segment": "wsss_core.systems.segment:Segment",

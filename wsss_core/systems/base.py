@@ -7,10 +7,10 @@ Snakemake. A system module reads like its paper.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from wsss_core.config import Training
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import training_transform
 from wsss_core.nn.backbones import statistics
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from wsss_core.stages import Stage
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -36,6 +41,29 @@ class Progress:
     def fraction(self) -> float:
         """Share of the training that is done, in [0, 1)."""
         return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop lets a system have between epochs.
+
+    Attributes
+    ----------
+    model
+        On its device, in training mode or not.
+    index
+        The data set.
+    history
+        One row of metrics for each epoch done.
+    stage, fabric
+        Threads, progress, log and places; processes and devices.
+    """
+
+    model: nn.Module
+    index: DataIndex
+    history: Sequence[dict[str, Any]]
+    stage: Stage
+    fabric: Fabric
 
 
 class System(ABC):
@@ -71,7 +99,10 @@ class System(ABC):
 
     @abstractmethod
     def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
-        """Return the function from a training record to a sample, augmentation included."""
+        """Return the function from a training record to a sample, augmentation included.
+
+        `inputs` has the directories of upstream stages by role, and under `output` that of the training itself.
+        """
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the optimiser's groups: the backbone with `lr`, all else with `lr` times `head_lr_factor`."""
@@ -89,8 +120,8 @@ class System(ABC):
     def after_training(self, model: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Do what is due after the last epoch, with the model in evaluation mode and one more pass over the training batches."""
 
-    def before_epoch(self, model: nn.Module, epoch: int, index: DataIndex) -> None:  # noqa: B027
-        """Do what is due before an epoch: make pseudo labels, switch loss terms on, freeze or unfreeze."""
+    def before_epoch(self, epoch: int, run: Run) -> None:  # noqa: B027
+        """Do what is due before an epoch (from 0). Called in every process, also when a run is resumed; the model may be left in either mode."""
 
     def transform(self) -> Callable[[np.ndarray, np.ndarray | None], tuple[Tensor, Tensor | None]]:
         """Return the training augmentation, from image uint8[H, W, 3] (and mask uint8[H, W]) to tensors."""

@@ -25,7 +25,7 @@ from wsss_core.systems.base import Batch, CamSystem, Progress, Sample
 class CamNet(nn.Module):
     """Backbone and 1x1 classifier."""
 
-    def __init__(self, config: CamClassifier, num_classes: int) -> None:
+    def __init__(self, config: Classifier, num_classes: int) -> None:
         super().__init__()
         self.features = Features(config)
         self.classifier = nn.Conv2d(self.features.out_channels, num_classes - 1, 1, bias=False)

@@ -18,8 +18,7 @@ from wsss_core.data.index import DataIndex, Record
 from wsss_core.errors import UserError
 from wsss_core.losses.segmentation import pixel_cross_entropy
 from wsss_core.nn.backbones import Features
-from wsss_core.nn.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
-from wsss_core.nn.unet import UNet
+from wsss_core.nn.decoders import decode, make_decoder
 from wsss_core.systems.base import Batch, Progress, Sample, System
 
 
@@ -29,24 +28,12 @@ class SegmentationNet(nn.Module):
     def __init__(self, config: Segmenter, num_classes: int) -> None:
         super().__init__()
         self.features = Features(config)
-        channels, strides = self.features.channels, self.features.strides
-        stride, width = config.output_stride, config.decoder_channels
-        self.decoder: nn.Module
-        if config.decoder == "deeplabv2":
-            self.decoder = DeepLabV2(channels[-1], num_classes)
-        elif config.decoder == "deeplabv3":
-            self.decoder = DeepLabV3(channels[-1], num_classes, stride)
-        elif config.decoder == "deeplabv3plus":
-            if 4 not in strides:
-                raise UserError(f"segmenter.decoder: deeplabv3plus needs a level of stride 4; {config.backbone} has {strides}")
-            self.decoder = DeepLabV3Plus(channels[-1], channels[strides.index(4)], strides.index(4), num_classes, stride, width)
-        else:
-            self.decoder = UNet(channels, num_classes, width)
+        self.decoder = make_decoder(config.decoder, self.features, num_classes, config.decoder_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, C, H, W] at the size of the images [N, 3, H, W]."""
         _, levels = self.features(images)
-        logits = self.decoder(levels, images) if isinstance(self.decoder, UNet) else self.decoder(levels)
+        logits = decode(self.decoder, images, levels)
         return functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 

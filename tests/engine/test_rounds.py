@@ -1,0 +1,231 @@
+"""Rounds of pseudo labels amid a training: at the right epochs, of the model as it is then, whole, and the same after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import metrics, prepared, stage_at
+
+from wsss_core.cams import multiscale_cams, normalise_cams
+from wsss_core.config import Cams
+from wsss_core.data.images import read_image
+from wsss_core.data.index import read_index
+from wsss_core.data.mask_sets import read_mask_of, round_archive
+from wsss_core.engine import loop, rounds
+from wsss_core.engine.models import load_model
+from wsss_core.errors import UserError
+from wsss_core.files import read_json
+from wsss_core.plan import Plan
+from wsss_core.refine.crf import crf_labels
+from wsss_core.refine.scores import upsample
+from wsss_core.report.figures import write_figures
+from wsss_core.report.gallery import write_gallery
+from wsss_core.results import collect
+from wsss_core.systems.isim import Isim
+
+ISIM: dict[str, Any] = {
+    "system": "isim",
+    "epochs": 5,
+    "class_epochs": 1,
+    "regenerate": 2,
+    "schedule": "constant",
+    "labels": {"scales": [1.0]},
+}
+Planned = Callable[..., Plan]
+Do = Callable[[Plan, str], Path]
+
+
+def rounds_in(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((directory / "rounds").glob("*"))}
+
+
+def outcome(directory: Path) -> tuple[dict[str, bytes], bytes, str]:
+    return rounds_in(directory), (directory / "model.safetensors").read_bytes(), metrics(directory).to_csv()
+
+
+def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Planned, do: Do) -> None:
+    """By hand: the model of a training that ends there, its maps over two scales, cut at 0.3, refined by the CRF."""
+    own = {**ISIM, "labels": {"scales": [0.5, 1.0], "threshold": 0.2}}
+    directory = prepared(planned, do, {"classifier": own})
+    loop.train(stage_at(directory))
+    assert list(rounds_in(directory)) == ["epoch-0001.zip", "epoch-0003.zip"]
+    history = metrics(directory)
+    assert history["segmentation"].isna().tolist() == [True, False, False, False, False]
+    index = read_index(stage_at(directory).input("data"), None)
+    for epoch in (1, 3):
+        shorter = prepared(planned, do, {"classifier": {**own, "epochs": max(epoch, 2)}})
+        if epoch == 1:  # no shorter training than two epochs is allowed: stop one after its first
+            with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(rounds, "make_round", _interrupt)
+                loop.train(stage_at(shorter))
+            trained = _from_checkpoint(shorter)
+        else:
+            loop.train(stage_at(shorter))
+            trained = load_model(shorter)
+        found = []
+        for record in index.split("train"):
+            image = read_image(index.image_path(record))
+            maps, _ = multiscale_cams(trained, image, Cams(scales=(0.5, 1.0)))
+            maps = normalise_cams(maps[[c - 1 for c in record.labels]]) if record.labels else maps[:0]
+            maps = (
+                np.stack([upsample(m[None].astype(np.float16).astype(np.float32), image.shape[:2])[0] for m in maps]) if len(maps) else maps
+            )
+            best = np.zeros(image.shape[:2], int)
+            if len(maps):
+                best = np.where(maps.max(axis=0) > 0.2, maps.argmax(axis=0) + 1, 0)
+                best = crf_labels(image, best, len(maps) + 1)
+            expected = np.array([0, *record.labels])[best]
+            made = read_mask_of(round_archive(directory, epoch), record.id, index.num_classes)
+            assert (made == expected).mean() > 0.999, (epoch, record.id)
+            found.append(made.any())
+        assert any(found)
+
+
+def _interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _from_checkpoint(directory: Path) -> Any:
+    """The model of a training that has not ended."""
+    from wsss_core.engine.models import TrainedModel
+    from wsss_core.systems import make_system
+
+    index = read_index(stage_at(directory).input("data"), None)
+    system = make_system(stage_at(directory).parameters, index.num_classes, "test")
+    model = system.build()
+    model.load_state_dict(torch.load(directory / "resume" / "checkpoint.pt", weights_only=True)["model"])
+    return TrainedModel(system, model.eval(), index.classes)
+
+
+def dies(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+    """The function, interrupted at one of its calls."""
+    calls = iter(range(1, 1000))
+
+    def dying(*arguments: Any, **keys: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments, **keys)
+
+    return dying
+
+
+PHASES = {
+    # what is interrupted, at which call, what is there of rounds then
+    "the class epoch": (Isim, "losses", 2, 0),
+    "the first round's maps": (rounds, "write_scores", 1, 0),
+    "the first round's masks": (rounds, "make_mask", 4, 0),
+    "packing the first round": (rounds, "pack_masks", 1, 0),
+    "the epoch after the first round": (Isim, "losses", 5, 1),
+    "the epoch after that": (Isim, "losses", 8, 1),
+    "the second round's masks": (rounds, "make_mask", 12 + 5, 1),
+    "the last epoch": (Isim, "losses", 14, 2),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_run_killed_in_any_phase_ends_the_same(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    directory = prepared(planned, do, {"classifier": ISIM})
+    loop.train(stage_at(directory))
+    undisturbed = outcome(directory)
+    assert len(undisturbed[0]) == 2
+    for path in (directory / "rounds", directory / "resume"):
+        shutil.rmtree(path)
+    (directory / "model.safetensors").unlink()
+    place, name, call, there = PHASES[phase]
+    original = getattr(place, name)
+    monkeypatch.setattr(place, name, dies(original, call))
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(stage_at(directory))
+    assert len(rounds_in(directory)) == there and not (directory / "model.safetensors").exists()
+    monkeypatch.setattr(place, name, original)
+    loop.train(stage_at(directory))
+    assert outcome(directory) == undisturbed
+
+
+def test_a_finished_round_is_not_made_again(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = prepared(planned, do, {"classifier": ISIM})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Isim, "losses", dies(Isim.losses, 5))
+        loop.train(stage_at(directory))
+    made: list[int] = []
+    original = rounds.make_round
+    monkeypatch.setattr(rounds, "make_round", lambda *a: made.append(a[3]) or original(*a))
+    loop.train(stage_at(directory))
+    assert made == [3]
+
+
+def test_a_round_that_is_gone_is_an_error(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = prepared(planned, do, {"classifier": ISIM})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Isim, "losses", dies(Isim.losses, 8))
+        loop.train(stage_at(directory))
+    (directory / "rounds" / "epoch-0001.zip").unlink()
+    with pytest.raises(UserError, match=r"epoch-0001\.zip: missing, and the model it was made of is gone; remove .* to train anew"):
+        loop.train(stage_at(directory))
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(2, 1), (0, 2)])
+def test_worker_processes_change_nothing(planned: Planned, do: Do, workers: int, threads: int) -> None:
+    """Those that load samples outlive a round; those of the CRF come and go."""
+    results = []
+    for count, processes in ((0, 1), (workers, threads)):
+        directory = prepared(planned, do, {"classifier": ISIM, "run": {"workers": count}})
+        stage = stage_at(directory, threads=1)
+        stage.threads = processes
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "set_num_threads", lambda count: None)  # threads of sums are another matter
+            loop.train(stage)
+        results.append(outcome(directory))
+        for path in (directory / "rounds", directory / "resume"):
+            shutil.rmtree(path)
+    assert results[0] == results[1]
+
+
+def test_rounds_on_convergence_are_made_and_resumed(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {**ISIM, "regenerate": "converged", "patience": 1, "lr": 1e-9}
+    directory = prepared(planned, do, {"classifier": own})
+    loop.train(stage_at(directory))
+    undisturbed = outcome(directory)
+    # Nothing is learned at this rate: the first row after a round is its least, the second is no fall.
+    assert list(undisturbed[0]) == ["epoch-0001.zip", "epoch-0003.zip"]
+    shutil.rmtree(directory / "rounds")
+    shutil.rmtree(directory / "resume")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Isim, "losses", dies(Isim.losses, 11))
+        loop.train(stage_at(directory))
+    loop.train(stage_at(directory))
+    assert outcome(directory) == undisturbed
+
+
+def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path) -> None:
+    plan = planned({"classifier": ISIM, "refine": {"method": "none"}, "segmenter": None})
+    chain = plan.chains[0]
+    assert [name for name in chain.evaluations if name.startswith("pseudo-")] == ["pseudo-epoch1", "pseudo-epoch3"]
+    for name in chain.all_stages:
+        do(plan, name)
+    judged = read_json(plan.directory(chain.evaluations["pseudo-epoch3"]) / "figures.json")
+    assert judged["protocol"]["epoch"] == 3 and judged["protocol"]["crf"] == "labels" and judged["split"] == "train"
+    (figure,) = judged["figures"]
+    assert (figure["rule"], figure["threshold"]) == ("fixed", 0.3) and 0 < figure["miou"] < 1
+    record = collect(plan.chain_spec_path(chain))
+    names = {path.name for path in write_figures([record], tmp_path / "figures")}
+    assert {"own_labels_over_training.svg", "own_labels_over_training.png"} <= names and "cams_over_training.svg" not in names
+    write_gallery(record, tmp_path / "gallery", 2, 0)
+    assert len(list((tmp_path / "gallery" / "train").glob("*.png"))) == 2
+    manifest = read_json(plan.directory(chain.stages["classifier"]) / "manifest.json")
+    assert {"rounds/epoch-0001.zip", "rounds/epoch-0003.zip"} <= set(manifest["outputs"])
+
+
+def test_a_system_without_rounds_makes_none(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "make_round", partial(pytest.fail, "made"))
+    directory = prepared(planned, do, {"classifier": {"epochs": 1}})
+    loop.train(stage_at(directory))
+    assert not (directory / "rounds").exists()
