@@ -14,7 +14,7 @@ from PIL import Image
 from wsss_core.data.images import save_mask
 from wsss_core.data.index import DataIndex, Record, write_index
 from wsss_core.errors import UserError
-from wsss_core.report.figures import _snapshots, experiment_styles, write_figures
+from wsss_core.report.figures import _over_training, experiment_styles, write_figures
 from wsss_core.report.gallery import draw_records, write_gallery
 from wsss_core.report.tables import read_records
 from wsss_core.store import ScoreWriter
@@ -134,7 +134,7 @@ def test_cams_over_the_training_are_drawn_against_iterations(tree, tmp_path):
     early = json.loads(json.dumps(cams).replace("0.5,", "0.125,"))
     early["protocol"] = {"epoch": 1}
     path = variant(tree, "watched", evaluations={"cams-epoch1": early, "cams": cams})
-    (frame,) = _snapshots(read_records([path]))["watched"]
+    (frame,) = _over_training(read_records([path]), "cams")["watched"]
     assert frame["step"].tolist() == [10, 30]  # of epochs 1 and 3 in metrics.csv
     assert frame["miou"].tolist() == [0.125, 0.5]
     assert frame["mfdr"].tolist() == [0.2, 0.2]

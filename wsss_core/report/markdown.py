@@ -63,7 +63,7 @@ def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
     lines = []
     for group in groups:
         part = frame[[_group(figure) == group for figure in frame["figure"]]]
-        none = "no masks to compare with" if (part["printed"] == "").any() else "no figures of ours"
+        none = "no figures of ours" if (part["printed"] != "").any() else "no masks to compare with"
         part = part[part["n"] > 0]
         if part.empty:
             lines.append(f"- {_title(group)}: {none}.")
@@ -99,7 +99,7 @@ def _group(figure: str) -> str:
 
 def _title(group: str) -> str:
     subject, split, *oracle = group.split(".")
-    return f"{SUBJECTS.get(subject, subject)}, {split}{' (oracle)' if oracle else ''}"
+    return f"{_subject_title(subject)}, {split}{' (oracle)' if oracle else ''}"
 
 
 def _figure_title(figure: str, long: bool) -> str:
@@ -107,5 +107,10 @@ def _figure_title(figure: str, long: bool) -> str:
     oracle = rest[0] == "oracle"
     rest = rest[1:] if rest[0] in RULES else rest
     title = " ".join([METRICS.get(rest[0], rest[0]), ".".join(rest[1:])]).strip()
-    where = f"{SUBJECTS.get(subject, subject)} {split} " if long else ""
+    where = f"{_subject_title(subject)} {split} " if long else ""
     return f"{where}{title}{' (oracle)' if oracle else ''}"
+
+
+def _subject_title(subject: str) -> str:
+    name, _, epoch = subject.partition("-epoch")
+    return f"{SUBJECTS.get(name, name)}{f' after epoch {epoch}' if epoch else ''}"
