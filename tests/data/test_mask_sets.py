@@ -56,23 +56,50 @@ def test_errors_name_the_archive(folder: Path, tmp_path: Path) -> None:
     pack_masks(folder, IDS, archive)
     with pytest.raises(UserError, match=r"masks\.zip: holds no mask of the image 'x'"):
         read_mask_of(archive, "x")
-    with pytest.raises(UserError, match=r"masks\.zip, b: label \d is out of range; expected 0\.\.0 or 255"):
+    with pytest.raises(UserError, match=r"masks\.zip, b\.png: label \d is out of range; expected 0\.\.0 or 255"):
         read_mask_of(archive, "b", 1)
     (tmp_path / "damaged.zip").write_bytes(archive.read_bytes()[:60])
     with pytest.raises(UserError, match="not a readable archive"):
         read_mask_of(tmp_path / "damaged.zip", "b")
 
 
-def test_processes_that_were_forked_do_not_disturb_each_other(folder: Path, tmp_path: Path) -> None:
-    """A handle copied by a fork would share its place in the file: each process opens the archive itself."""
+def test_a_new_archive_at_the_same_place_is_read_anew(folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "masks.zip"
     pack_masks(folder, IDS, archive)
-    expected = read_mask_of(archive, "b")
+    before = read_mask_of(archive, "b")
+    save_mask(folder / "b.png", np.full((5, 7), 3, np.uint8))
+    pack_masks(folder, IDS, archive)
+    assert not (before == 3).all() and (read_mask_of(archive, "b") == 3).all()
+
+
+def test_a_damaged_mask_in_an_archive_is_an_error(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "masks.zip"
+    pack_masks(folder, IDS, archive)
+    data = bytearray(archive.read_bytes())
+    data[60:80] = bytes(20)
+    archive.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"masks\.zip"):
+        read_mask_of(archive, "b")
+
+
+def test_processes_that_were_forked_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """A handle copied by a fork would share its place in the file: each process opens the archive itself."""
+    rng = np.random.default_rng(0)
+    expected = {str(i): rng.integers(0, 200, (300, 300), dtype=np.uint8) for i in range(4)}
+    for image_id, mask in expected.items():
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        save_mask(tmp_path / "masks" / f"{image_id}.png", mask)
+    archive = tmp_path / "masks.zip"
+    pack_masks(tmp_path / "masks", expected, archive)
+    read_mask_of(archive, "0")
     children = []
-    for _ in range(4):
+    for image_id, mask in expected.items():
         child = os.fork()
         if child == 0:
-            ok = all(np.array_equal(read_mask_of(archive, "b"), expected) for _ in range(200))
+            try:
+                ok = all(np.array_equal(read_mask_of(archive, image_id), mask) for _ in range(60))
+            except BaseException:
+                ok = False
             os._exit(0 if ok else 1)
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ import pytest
 import torch
 from conftest import metrics, prepared, stage_at
 
+from wsss_core import cams
 from wsss_core.cams import multiscale_cams, normalise_cams
-from wsss_core.config import Cams
-from wsss_core.data.images import read_image
+from wsss_core.config import Cams, OwnLabels
+from wsss_core.data.images import read_image, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
 from wsss_core.engine import loop, rounds
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
+from wsss_core.evaluate.confusion import segmentation_metrics
+from wsss_core.evaluate.stage import count_masks
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.refine.crf import crf_labels
@@ -29,6 +33,8 @@ from wsss_core.refine.scores import upsample
 from wsss_core.report.figures import write_figures
 from wsss_core.report.gallery import write_gallery
 from wsss_core.results import collect
+from wsss_core.systems import make_system
+from wsss_core.systems.base import Run
 from wsss_core.systems.isim import Isim
 
 ISIM: dict[str, Any] = {
@@ -51,9 +57,13 @@ def outcome(directory: Path) -> tuple[dict[str, bytes], bytes, str]:
     return rounds_in(directory), (directory / "model.safetensors").read_bytes(), metrics(directory).to_csv()
 
 
-def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Planned, do: Do) -> None:
-    """By hand: the model of a training that ends there, its maps over two scales, cut at 0.3, refined by the CRF."""
-    own = {**ISIM, "labels": {"scales": [0.5, 1.0], "threshold": 0.2}}
+@pytest.mark.parametrize(
+    "labels", [{"scales": [0.5, 1.0], "threshold": 0.2}, {"scales": [1.0], "flip": False, "resize": 96, "crf": "none", "threshold": 0.4}]
+)
+def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Planned, do: Do, labels: dict[str, Any]) -> None:
+    """By hand: the model of a training that ends there, its maps, cut, refined by the CRF."""
+    own = {**ISIM, "labels": labels}
+    config = Cams(**{key: labels[key] for key in ("scales", "flip", "resize") if key in labels})
     directory = prepared(planned, do, {"classifier": own})
     loop.train(stage_at(directory))
     assert list(rounds_in(directory)) == ["epoch-0001.zip", "epoch-0003.zip"]
@@ -73,15 +83,15 @@ def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Pla
         found = []
         for record in index.split("train"):
             image = read_image(index.image_path(record))
-            maps, _ = multiscale_cams(trained, image, Cams(scales=(0.5, 1.0)))
+            maps, _ = multiscale_cams(trained, image, config)
             maps = normalise_cams(maps[[c - 1 for c in record.labels]]) if record.labels else maps[:0]
             maps = (
                 np.stack([upsample(m[None].astype(np.float16).astype(np.float32), image.shape[:2])[0] for m in maps]) if len(maps) else maps
             )
             best = np.zeros(image.shape[:2], int)
             if len(maps):
-                best = np.where(maps.max(axis=0) > 0.2, maps.argmax(axis=0) + 1, 0)
-                best = crf_labels(image, best, len(maps) + 1)
+                best = np.where(maps.max(axis=0) > labels["threshold"], maps.argmax(axis=0) + 1, 0)
+                best = best if labels.get("crf") == "none" else crf_labels(image, best, len(maps) + 1)
             expected = np.array([0, *record.labels])[best]
             made = read_mask_of(round_archive(directory, epoch), record.id, index.num_classes)
             assert (made == expected).mean() > 0.999, (epoch, record.id)
@@ -120,9 +130,10 @@ def dies(function: Callable[..., Any], call: int) -> Callable[..., Any]:
 PHASES = {
     # what is interrupted, at which call, what is there of rounds then
     "the class epoch": (Isim, "losses", 2, 0),
-    "the first round's maps": (rounds, "write_scores", 1, 0),
+    "the first round's maps": (cams, "multiscale_cams", 7, 0),
     "the first round's masks": (rounds, "make_mask", 4, 0),
     "packing the first round": (rounds, "pack_masks", 1, 0),
+    "clearing up after the first round": (rounds, "shutil", 1, 1),
     "the epoch after the first round": (Isim, "losses", 5, 1),
     "the epoch after that": (Isim, "losses", 8, 1),
     "the second round's masks": (rounds, "make_mask", 12 + 5, 1),
@@ -132,6 +143,7 @@ PHASES = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_run_killed_in_any_phase_ends_the_same(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    monkeypatch.setattr(cams, "_SHARD", 4)
     directory = prepared(planned, do, {"classifier": ISIM})
     loop.train(stage_at(directory))
     undisturbed = outcome(directory)
@@ -141,13 +153,85 @@ def test_a_run_killed_in_any_phase_ends_the_same(planned: Planned, do: Do, monke
     (directory / "model.safetensors").unlink()
     place, name, call, there = PHASES[phase]
     original = getattr(place, name)
-    monkeypatch.setattr(place, name, dies(original, call))
+    monkeypatch.setattr(place, name, SimpleNamespace(rmtree=dies(original.rmtree, call)) if name == "shutil" else dies(original, call))
     with pytest.raises(KeyboardInterrupt):
         loop.train(stage_at(directory))
+    if "maps" in phase:
+        assert len(list((directory / "resume").glob("round-0001/maps-0-of-1/shard-*.h5"))) == 1
     assert len(rounds_in(directory)) == there and not (directory / "model.safetensors").exists()
     monkeypatch.setattr(place, name, original)
     loop.train(stage_at(directory))
     assert outcome(directory) == undisturbed
+
+
+def test_the_training_learns_from_the_latest_round(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes in each round's targets, when every round is made to hold one class alone: that of its number."""
+    directory = prepared(planned, do, {"classifier": {**ISIM, "class_epochs": 0}})
+    seen: dict[int, set[int]] = {}
+    original, packed = Isim.losses, rounds.pack_masks
+
+    def watching(self: Isim, model: Any, batch: Any, progress: Any) -> Any:
+        seen.setdefault(progress.epoch, set()).update(batch["target"].unique().tolist())
+        return original(self, model, batch, progress)
+
+    def pack_one_class(masks: Path, ids: list[str], archive: Path) -> None:
+        for image_id in ids:
+            save_mask(masks / f"{image_id}.png", np.full((64, 64), 1 + int(archive.stem[-1]) // 2, np.uint8))
+        packed(masks, ids, archive)
+
+    monkeypatch.setattr(Isim, "losses", watching)
+    monkeypatch.setattr(rounds, "pack_masks", pack_one_class)
+    loop.train(stage_at(directory))
+    assert {epoch: classes - {255} for epoch, classes in seen.items()} == {0: {1}, 1: {1}, 2: {2}, 3: {2}, 4: {3}}
+
+
+def test_a_new_training_does_not_take_the_rounds_of_an_earlier_one(planned: Planned, do: Do) -> None:
+    directory = prepared(planned, do, {"classifier": ISIM})
+    loop.train(stage_at(directory))
+    undisturbed = outcome(directory)
+    for archive in (directory / "rounds").iterdir():
+        archive.write_bytes(b"of another training")
+    shutil.rmtree(directory / "resume")
+    loop.train(stage_at(directory))
+    assert outcome(directory) == undisturbed
+
+
+def _in_a_process(rank: int, place: str) -> None:
+    """One of two: its model has statistics of its own."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    with torch.no_grad():
+        model[1].running_mean.fill_(rank + 1)
+    rounds.share_buffers(model, 2)
+    torch.save(model[1].running_mean, f"{place}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_all_processes_make_labels_with_the_first_ones_statistics(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(_in_a_process, (str(tmp_path),), nprocs=2, start_method="fork")
+    assert [torch.load(tmp_path / f"{rank}.pt").tolist() for rank in (0, 1)] == [[1, 1], [1, 1]]
+
+
+def test_processes_share_the_images(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two, one after the other, with a fabric that only counts: each makes its own masks, the first one packs them."""
+    directory = prepared(planned, do, {"classifier": ISIM})
+    stage = stage_at(directory)
+    index = read_index(stage.input("data"), None)
+    system = make_system(stage.parameters, index.num_classes, "test")
+    torch.manual_seed(0)
+    model = system.build()
+    monkeypatch.setattr(rounds, "share_buffers", lambda model, processes: None)
+    made: list[list[str]] = []
+    original = rounds.write_scores
+    monkeypatch.setattr(rounds, "write_scores", lambda *a, **k: made.append([record.id for record in a[3]]) or original(*a, **k))
+    for rank in (1, 0):
+        fabric: Any = SimpleNamespace(
+            global_rank=rank, world_size=2, is_global_zero=rank == 0, device="cpu", barrier=lambda: None, all_reduce=lambda x, reduce_op: x
+        )
+        rounds.make_round(Run(model, index, [], stage, fabric), system, OwnLabels(scales=(1.0,)), 0)
+    ids = [record.id for record in index.split("train")]
+    assert made == [ids[1::2], ids[::2]]
+    assert all(read_mask_of(round_archive(directory, 0), image_id).shape == (64, 64) for image_id in ids)
 
 
 def test_a_finished_round_is_not_made_again(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +290,16 @@ def test_rounds_on_convergence_are_made_and_resumed(planned: Planned, do: Do, mo
 
 
 def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path) -> None:
-    plan = planned({"classifier": ISIM, "refine": {"method": "none"}, "segmenter": None})
+    plan = planned({"classifier": {**ISIM, "class_epochs": 0, "regenerate": 3}, "refine": {"method": "none"}, "segmenter": None})
     chain = plan.chains[0]
-    assert [name for name in chain.evaluations if name.startswith("pseudo-")] == ["pseudo-epoch1", "pseudo-epoch3"]
+    assert [name for name in chain.evaluations if name.startswith("pseudo-")] == ["pseudo-epoch0", "pseudo-epoch3"]
     for name in chain.all_stages:
         do(plan, name)
     judged = read_json(plan.directory(chain.evaluations["pseudo-epoch3"]) / "figures.json")
     assert judged["protocol"]["epoch"] == 3 and judged["protocol"]["crf"] == "labels" and judged["split"] == "train"
+    index = read_index(plan.directory(chain.stages["data"]), None)
+    place = round_archive(plan.directory(chain.stages["classifier"]), 3)
+    assert judged["figures"][0]["miou"] == segmentation_metrics(count_masks(index, place, index.split("train")).confusion)["miou"]
     (figure,) = judged["figures"]
     assert (figure["rule"], figure["threshold"]) == ("fixed", 0.3) and 0 < figure["miou"] < 1
     record = collect(plan.chain_spec_path(chain))
@@ -221,7 +308,7 @@ def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path) -
     write_gallery(record, tmp_path / "gallery", 2, 0)
     assert len(list((tmp_path / "gallery" / "train").glob("*.png"))) == 2
     manifest = read_json(plan.directory(chain.stages["classifier"]) / "manifest.json")
-    assert {"rounds/epoch-0001.zip", "rounds/epoch-0003.zip"} <= set(manifest["outputs"])
+    assert {"rounds/epoch-0000.zip", "rounds/epoch-0003.zip"} <= set(manifest["outputs"])
 
 
 def test_a_system_without_rounds_makes_none(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:

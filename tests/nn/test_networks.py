@@ -8,10 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from wsss_core.config import Backbone, Segmenter
 from wsss_core.errors import UserError
 from wsss_core.nn.backbones import Features, prefers_channels_last, statistics
+from wsss_core.nn.unet import _Transposed
 from wsss_core.systems.segment import SegmentationNet
 
 
@@ -89,3 +91,12 @@ def test_every_parameter_of_a_decoder_learns(decoder: str) -> None:
     net = SegmentationNet(config, num_classes=4).train()
     net(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert [name for name, p in net.decoder.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)] == []
+
+
+def test_a_learned_enlargement_trims_what_is_too_much_at_the_far_end() -> None:
+    block = _Transposed(2, 0, 2, 2)
+    block.conv1 = block.conv2 = nn.Identity()
+    features = torch.randn(1, 2, 3, 3)
+    whole = block.enlarge(features)
+    assert whole.shape[-2:] == (6, 6)
+    assert torch.equal(block(features, 5, 6), whole[..., :5, :]) and torch.equal(block(features, 6, 6), whole)

@@ -136,13 +136,16 @@ def test_with_pseudo_labels_every_part_learns(decoder: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in model.decoder.parameters())
 
 
-def test_the_segmentation_loss_reaches_the_encoder_and_not_the_classifier() -> None:
-    system = isim()
+@pytest.mark.parametrize(("backbone", "apart"), [("test_resnet", ()), ("mobilenetv2_050", ("conv_head", "bn2"))])
+def test_the_segmentation_loss_reaches_the_encoder_and_not_the_classification_branch(backbone: str, apart: tuple[str, ...]) -> None:
+    """A last layer on top of the levels, which MobileNets have, belongs to the classification branch."""
+    system = isim(backbone=backbone)
     model = network(system).train()
     loss = system.losses(model, batch_of(), PROGRESS)["segmentation"]
     loss.backward()
-    assert next(model.features.parameters()).grad is not None
     assert model.classifier.weight.grad is None
+    without = {name for name, p in model.features.named_parameters() if p.grad is None}
+    assert {name.split(".")[1] for name in without} == set(apart)
 
 
 def test_rounds_at_fixed_epochs() -> None:
@@ -162,6 +165,8 @@ def test_rounds_when_both_losses_have_converged() -> None:
     # the least, rows 7 and 8 are no fall: after 9. What falls by less than 1 % (row 9) has not fallen.
     assert system.label_rounds(10, history) == [1, 6, 9]
     assert [system.label_rounds(epoch, history[:epoch]) for epoch in range(1, 10)] == [*[[1]] * 5, *[[1, 6]] * 3, [1, 6, 9]]
+    by_two_percent = [{"classification": 4.0, "segmentation": 4 * 0.98**i} for i in range(10)]
+    assert system.label_rounds(10, by_two_percent) == [1]
     one_falls = [{"classification": 4.0, "segmentation": 4 * 0.9**i} for i in range(10)]
     assert system.label_rounds(10, one_falls) == [1]
 

@@ -35,19 +35,19 @@ def read_mask_of(place: Path, image_id: str, num_classes: int | None = None) -> 
     """Return the mask uint8[H, W] of an image from a folder or an archive (`.zip`); errors as `data.images.read_mask`."""
     if place.suffix != ".zip":
         return read_mask(place / f"{image_id}.png", num_classes)
-    packed = _open(place, os.getpid())
+    name = f"{image_id}.png"
     try:
-        file = packed.open(f"{image_id}.png")
+        status = place.stat()
+        packed = _open(place, os.getpid(), status.st_ino, status.st_mtime_ns)
+        with packed.open(name) as file:
+            return decode_mask(file, f"{place}, {name}", num_classes)  # type: ignore[arg-type]
     except KeyError:
         raise UserError(f"{place}: holds no mask of the image '{image_id}'") from None
-    with file:
-        return decode_mask(file, f"{place}, {image_id}", num_classes)  # type: ignore[arg-type]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{place}: not a readable archive of masks ({error})") from None
 
 
 @lru_cache(maxsize=2)
-def _open(archive: Path, process: int) -> zipfile.ZipFile:
-    """Open an archive once per process: a handle that a fork has copied would share its place in the file."""
-    try:
-        return zipfile.ZipFile(archive)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{archive}: not a readable archive of masks ({error})") from None
+def _open(archive: Path, process: int, inode: int, changed: int) -> zipfile.ZipFile:
+    """Open an archive once per process, as long as it is the same file: a handle that a fork has copied would share its place in the file."""
+    return zipfile.ZipFile(archive)

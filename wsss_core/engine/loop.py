@@ -7,6 +7,7 @@ undisturbed one would.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress, Run, System
 
 CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
+_LEFTOVERS = ("snapshots", "rounds", TENSORBOARD)
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -106,6 +108,8 @@ class _Fit:
         self.raw_model = model
         self.model, self.optimiser = self.fabric.setup(model, optimiser)
         records = index.split("train")
+        if len(records) < self.fabric.world_size:
+            raise UserError(f"{len(records)} training images are too few for {self.fabric.world_size} devices; lower run.gpus")
         inputs = {**stage.spec.inputs, "output": stage.output}
         data = SeededDataset(records, system.load(index, inputs), seed)
         self.sampler = EpochSampler(len(records), seed, rank=self.fabric.global_rank, world_size=self.fabric.world_size)
@@ -231,6 +235,10 @@ class _Fit:
         """Load the last checkpoint, if there is one; return the first epoch to do."""
         path = self.stage.resume / CHECKPOINT
         if not path.exists():
+            if self.fabric.is_global_zero:
+                for leftover in _LEFTOVERS:  # of an earlier training, which was another one
+                    shutil.rmtree(self.stage.output / leftover, ignore_errors=True)
+            self.fabric.barrier()
             return 0
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
         self.raw_model.load_state_dict(state["model"])

@@ -6,6 +6,8 @@ import shutil
 from functools import partial
 
 import numpy as np
+import torch
+from torch import nn
 
 from wsss_core.cams import write_scores
 from wsss_core.config import Cams, OwnLabels
@@ -32,8 +34,8 @@ def provide_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> No
 def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
     """Make the pseudo labels of all training images and put them into one archive.
 
-    The processes of a job share the images; the CRF of each runs in its share of the stage's threads, as worker processes. Killed, the
-    work goes on where it was. It draws from torch's generators: the loop seeds them afterwards.
+    The processes of a job share the images, all with the first one's model; the CRF of each runs in its share of the stage's threads, as
+    worker processes. Killed, the work goes on where it was. It draws from torch's generators: the loop seeds them afterwards.
     """
     stage, records = run.stage, run.index.split("train")
     rank, processes = run.fabric.global_rank, run.fabric.world_size
@@ -41,15 +43,26 @@ def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
     own, masks, what = work / f"maps-{rank}-of-{processes}", work / "masks", f"labels after epoch {epoch}"
     scores, share = own / "scores.h5", records[rank::processes]
     cams = Cams(scales=labels.scales, flip=labels.flip, resize=labels.resize)
+    share_buffers(run.model, processes)
     trained = TrainedModel(system, run.model.eval(), run.index.classes)
     write_scores(stage, trained, run.index, share, cams, scores, shards=own, what=f"{what}: maps")
     function = partial(make_mask, scores, masks, {"threshold": labels.threshold, "crf": labels.crf})
     places = [(record.id, run.index.image_path(record)) for record in share]
     counts = np.stack(list(map_images(function, places, max(1, stage.threads // processes), stage, f"{what}: masks")))
     empty = sum(not row[1:].any() for row, record in zip(counts, share, strict=True) if record.labels)
-    stage.log(f"{what}: {counts[:, 0].sum() / counts.sum():.0%} of the pixels background; {empty} images have classes but no foreground")
+    facts = torch.tensor([counts[:, 0].sum(), counts.sum(), empty], dtype=torch.float64, device=run.fabric.device)
+    background, pixels, missed = run.fabric.all_reduce(facts, reduce_op="sum").tolist()  # type: ignore[union-attr]
+    if run.fabric.is_global_zero:
+        stage.log(f"{what}: {background / pixels:.0%} of the pixels background; {missed:.0f} images have classes but no foreground")
     run.fabric.barrier()
     if run.fabric.is_global_zero:
         pack_masks(masks, [record.id for record in records], round_archive(stage.output, epoch))
         shutil.rmtree(work)
     run.fabric.barrier()
+
+
+def share_buffers(model: nn.Module, processes: int) -> None:
+    """Give every process the first one's buffers: DDP keeps parameters alike, running statistics only from one forward pass to the next."""
+    if processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)

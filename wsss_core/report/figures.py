@@ -127,7 +127,7 @@ def _curves(records: Sequence[dict[str, Any]], subject: str) -> dict[str, list[d
 
 
 def _over_training(records: Sequence[dict[str, Any]], prefix: str) -> dict[str, list[pd.DataFrame]]:
-    """What was judged at several epochs, the last included: by experiment one frame per seed, with the columns step, miou, mfdr, mfnr."""
+    """What was judged at two epochs or more (no epoch: after the last): by experiment one frame per seed, with the columns step, miou, mfdr, mfnr."""
     import pandas as pd
 
     found: dict[str, list[pd.DataFrame]] = {}
@@ -142,7 +142,7 @@ def _over_training(records: Sequence[dict[str, Any]], prefix: str) -> dict[str, 
         for epoch, content in judged.items():
             own = next((figure for figure in content["figures"] if figure["rule"] != "oracle"), None)
             if own is not None:
-                step = history.iloc[-1] if epoch is None else history[epoch]
+                step = history.iloc[-1] if epoch is None else history.get(epoch, 0)
                 rows.append({"step": step, **{metric: own[metric] for metric in ("miou", "mfdr", "mfnr")}})
         if rows:
             found.setdefault(record["name"], []).append(pd.DataFrame(rows).sort_values("step"))

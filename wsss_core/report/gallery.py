@@ -34,6 +34,8 @@ Column = tuple[str, Callable[[Record, np.ndarray], np.ndarray]]
 HEIGHT, GAP, TITLE = 176, 6, 22
 MONTAGE = 4
 """Most strips of each split in the montage."""
+MOST_ROUNDS = 6
+"""Most rounds of pseudo labels in a strip, evenly spaced."""
 _OWN = {"index.html", "gallery.png", "train", "val", "test"}
 _WHITE, _INK = (255, 255, 255), (34, 34, 34)
 _CSS = """
@@ -144,7 +146,8 @@ def _parts(record: dict[str, Any], index: DataIndex, images: int, seed: int) -> 
     if "cams" in stages:
         train.append(("CAM", _heat_of(stages["cams"] / "scores.h5")))
     if "classifier" in stages:
-        for archive in sorted((stages["classifier"] / "rounds").glob("epoch-*.zip")):
+        archives = sorted((stages["classifier"] / "rounds").glob("epoch-*.zip"))
+        for archive in archives[:: -(-len(archives) // MOST_ROUNDS) or 1]:
             train.append((f"labels, epoch {int(archive.stem.removeprefix('epoch-'))}", _mask_in(archive)))
     if "affinity-labels" in stages:
         train.append(("affinity labels", _labels_in(stages["affinity-labels"] / "labels")))
