@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks import affinity, contrast, crf, evaluate, store, walk
+from benchmarks import affinity, beacon, contrast, crf, evaluate, store, transport, walk
 from benchmarks.harness import HotSpot
 
 HOT_SPOTS: list[HotSpot] = [
     *contrast.HOT_SPOTS,
+    *transport.HOT_SPOTS,
     *store.HOT_SPOTS,
     *crf.HOT_SPOTS,
     *affinity.HOT_SPOTS,
     *walk.HOT_SPOTS,
+    *beacon.HOT_SPOTS,
     *evaluate.HOT_SPOTS,
 ]
 

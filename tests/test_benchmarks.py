@@ -32,7 +32,7 @@ def test_choice_of_hot_spots() -> None:
     names = [spot.name for spot in choose(["walk-*", "confusion"])]
     assert names == ["walk-stride-8", "walk-stride-4", "walk-sparse", "confusion"]
     assert all(spot.default for spot in choose([]))
-    with pytest.raises(ValueError, match="no hot spot 'wlak'; there are: foreground-contrast, store-read"):
+    with pytest.raises(ValueError, match="no hot spot 'wlak'; there are: foreground-contrast, image-contrast"):
         choose(["confusion", "wlak"])
 
 

@@ -191,7 +191,7 @@ class _ChainBuilder:
         """Evaluate a stage of scores over all thresholds. Return the one that is not chosen by the truth: None if a background channel decides."""
         threshold = None if background else self.experiment.pseudo.threshold
         chosen = self._threshold(scores) if threshold == "auto" else {}
-        parameters = {"split": "train", **self.experiment.evaluate.model_dump(mode="json"), "threshold": threshold}
+        parameters = {"split": "train", "thresholds": self.experiment.evaluate.thresholds, "threshold": threshold}
         self._evaluate(subject, parameters, protocol, scores=scores, **chosen)
         return threshold
 
@@ -218,13 +218,16 @@ class _ChainBuilder:
             labels: dict[str, Stage] = {}
             extra = {"supervision": "masks", "masks": self.outside.masks}
         else:
-            labels, extra = {"pseudo": self.stages["pseudo"]}, {"supervision": "pseudo masks"}
+            pseudo = self.stages["pseudo"]
+            labels, extra = {"pseudo": pseudo}, {"supervision": "pseudo masks"}
+            if experiment.segmenter.loss == "beacon":
+                labels["scores"] = pseudo.upstream["scores"]  # the same masks before they were cut: soft
         model = self._train("segmenter", experiment.segmenter, extra, **labels)
         predictions = self._add("predict", "predict", experiment.predict.model_dump(mode="json"), model=model)
         protocol = {**experiment.predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": False}
-        self._evaluate(
-            "segmenter", {"split": experiment.predict.split}, {**protocol, "supervision": experiment.supervision}, masks=predictions
-        )
+        tolerance = experiment.evaluate.boundary_tolerance
+        parameters = {"split": experiment.predict.split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}
+        self._evaluate("segmenter", parameters, {**protocol, "supervision": experiment.supervision}, masks=predictions)
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
         parameters = training.model_dump(mode="json", exclude=training.unused)

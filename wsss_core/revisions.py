@@ -11,6 +11,7 @@ REVISIONS = {
     "classifier.puzzle": 2,
     "classifier.rsa_cfc": 2,
     "classifier.isim": 1,
+    "classifier.mcl": 1,
     "cams": 2,
     "threshold": 1,
     "affinity-labels": 1,

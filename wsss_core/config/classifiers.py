@@ -89,7 +89,7 @@ class OwnLabels(Block):
     """Also sum the maps of the mirrored image."""
     resize: Positive | None = None
     """Longer side in pixels at scale 1; unset: the image's own size."""
-    threshold: Fraction = 0.3
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """A pixel whose best map, divided by that map's maximum, scores no more than this is background."""
     crf: Literal["none", "labels"] = "labels"
     """Dense CRF on the thresholded maps, with the parameter set of IRN; `none`: without."""
@@ -131,7 +131,61 @@ class IsimClassifier(Classifier):
         if self.class_epochs >= self.epochs:
             raise ValueError(f"class_epochs must be smaller than epochs, got {self.class_epochs} and {self.epochs}")
         if self.batch_size == 1 and self.decoder == "deeplabv3":
-            raise ValueError("batch_size must be at least 2 for deeplabv3 (batch normalisation of its image-level features), got 1")
+            raise ValueError("batch_size must be at least 2 for deeplabv3 (batch normalisation of maps of a single cell), got 1")
+        return self
+
+
+class MclClassifier(Classifier):
+    """System `mcl`: the encoder of MuSCLe, multi-strategy contrastive learning at the level of images, pixels and regions. See docs/systems/muscle.md."""
+
+    system: Literal["mcl"]
+    """Multi-contrast learning encoder."""
+    epochs: Positive = 16
+    """Passes over the training images."""
+    classification_loss: Literal["hybrid", "bce"] = "hybrid"
+    """`hybrid`: binary cross-entropy + focal + pair loss; `bce`: the first alone."""
+    attention: Literal["sam", "pcm"] = "sam"
+    """Module that the contrast of pixels and regions trains, and after which the maps are taken: spatial attention (the paper) or pixel correlation (the published code)."""
+    crop_pair: Positive = 224
+    """Side in pixels of the two overlapping crops whose maps are compared."""
+    lambda_image: Weight = 1.0
+    """Weight of the image contrast; 0: without."""
+    lambda_pixel: Weight = 1.0
+    """Weight of the pixel contrast; 0: without."""
+    lambda_region: Weight = 1.0
+    """Weight of the pairwise regional contrast; 0: without."""
+    image_from: Annotated[int, Field(ge=0)] = 4
+    """Epochs before the image contrast is switched on."""
+    pixel_from: Annotated[int, Field(ge=0)] = 8
+    """Epochs before the pixel contrast is switched on."""
+    region_from: Annotated[int, Field(ge=0)] = 12
+    """Epochs before the regional contrast is switched on."""
+    image_loss: Literal["imc", "supervised"] = "imc"
+    """Form of the image contrast: the paper's, or that of Khosla et al. (supervised contrastive learning), to compare."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of the image contrast (none in the paper; 0.1 in its published code)."""
+
+    @property
+    def compares_crops(self) -> bool:
+        """Whether any loss looks at the two crops; without, the maps are those of the plain classifier."""
+        return self.lambda_pixel > 0 or self.lambda_region > 0
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        image = set() if self.lambda_image else {"image_from", "image_loss", "temperature"}
+        pixel = set() if self.lambda_pixel else {"pixel_from"}
+        region = set() if self.lambda_region else {"region_from"}
+        return super().unused | image | pixel | region | (set() if self.compares_crops else {"attention", "crop_pair"})
+
+    @model_validator(mode="after")
+    def _every_term_has_its_time(self) -> MclClassifier:
+        for name in ("image", "pixel", "region"):
+            start = getattr(self, f"{name}_from")
+            if getattr(self, f"lambda_{name}") > 0 and start >= self.epochs:
+                raise ValueError(f"{name}_from must be smaller than epochs (or lambda_{name} 0), got {start} and {self.epochs}")
+        if self.compares_crops and self.crop_pair > self.crop_size:
+            raise ValueError(f"crop_pair must not be greater than crop_size, got {self.crop_pair} and {self.crop_size}")
         return self
 
 
@@ -146,8 +200,9 @@ AnyClassifier = Annotated[
     Annotated[CamClassifier, Tag("cam")]
     | Annotated[PuzzleClassifier, Tag("puzzle")]
     | Annotated[RsaCfcClassifier, Tag("rsa_cfc")]
-    | Annotated[IsimClassifier, Tag("isim")],
+    | Annotated[IsimClassifier, Tag("isim")]
+    | Annotated[MclClassifier, Tag("mcl")],
     Discriminator(_system_of),
 ]
-_KINDS = (CamClassifier, PuzzleClassifier, RsaCfcClassifier, IsimClassifier)
+_KINDS = (CamClassifier, PuzzleClassifier, RsaCfcClassifier, IsimClassifier, MclClassifier)
 SYSTEMS = tuple(str(get_args(kind.model_fields["system"].annotation)[0]) for kind in _KINDS)

@@ -32,6 +32,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("classifier: system rsa_cfc", "classifier", classifiers.RsaCfcClassifier),
     ("classifier: system isim", "classifier", classifiers.IsimClassifier),
     ("classifier.labels: pseudo labels of system isim", "classifier", classifiers.OwnLabels),
+    ("classifier: system mcl", "classifier", classifiers.MclClassifier),
     ("cams", "cams", pipeline.Cams),
     ("refine", "refine", refinement.Refine),
     ("refine.labels", "refine.labels", refinement.AffinityLabels),

@@ -40,15 +40,35 @@ class Segmenter(Training):
 
     system: Literal["segment"] = "segment"
     """Segmentation network."""
-    decoder: Literal["deeplabv2", "deeplabv3", "deeplabv3plus", "unet"] = "deeplabv3plus"
-    """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip) or UNet (a skip at every level)."""
+    decoder: Literal["deeplabv2", "deeplabv3", "deeplabv3plus", "unet", "bifpn"] = "deeplabv3plus"
+    """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip), UNet (a skip at every level) or BiFPN (EfficientDet's feature pyramid, MuSCLe's decoder)."""
     decoder_channels: Positive = 256
     """Width of the decoder."""
+    bifpn_layers: Annotated[int, Field(ge=1, le=8)] = 3
+    """Layers of the BiFPN."""
+    loss: Literal["cross_entropy", "beacon"] = "cross_entropy"
+    """`beacon`: cross-entropy and MuSCLe's contrast across object boundaries (BEACON); needs the decoder bifpn."""
+    lambda_beacon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """Weight λ of BEACON."""
+    beacon_steps: Positive = 7
+    """How far the points on both sides lie from the boundary, in pixels of the training crop; rounded to cells of 4 pixels, at least one."""
+    beacon_samples: Positive = 128
+    """Number k of pairs of points of an image, drawn at random."""
+    beacon_threshold: Fraction | Literal["mean"] = "mean"
+    """Similarity τ of the pseudo mask below which two points are different things; `mean`: the mean over all pairs."""
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        beacon = {"loss", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold"}
+        return super().unused | (beacon if self.loss != "beacon" else set()) | ({"bifpn_layers"} if self.decoder != "bifpn" else set())
 
     @model_validator(mode="after")
     def _image_pooling_needs_two_images(self) -> Segmenter:
-        if self.batch_size == 1 and self.decoder in ("deeplabv3", "deeplabv3plus"):
-            raise ValueError(f"batch_size must be at least 2 for {self.decoder} (batch normalisation of its image-level features), got 1")
+        if self.batch_size == 1 and self.decoder in ("deeplabv3", "deeplabv3plus", "bifpn"):
+            raise ValueError(f"batch_size must be at least 2 for {self.decoder} (batch normalisation of maps of a single cell), got 1")
+        if self.loss == "beacon" and self.decoder != "bifpn":
+            raise ValueError(f"loss beacon needs the decoder bifpn, got {self.decoder}")
         return self
 
 
@@ -72,6 +92,8 @@ class Evaluate(Block):
 
     thresholds: Annotated[int, Field(ge=5, le=1000)] = 100
     """Number of evenly spaced background thresholds of the curve: 0, 1/n, ..., (n-1)/n."""
+    boundary_tolerance: Annotated[float, Field(ge=0)] | None = None
+    """Also judge the boundaries of the segmenter's predictions: how far in pixels a predicted boundary may lie from the true one (F-score, `segmenter.val.boundary_f`); unset: no."""
 
 
 class Experiment(Block):

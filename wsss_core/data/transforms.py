@@ -68,7 +68,8 @@ def training_transform(training: Training, mean: Sequence[float], std: Sequence[
     Returns
     -------
     callable
-        (image uint8[H, W, 3], mask uint8[H, W] or None) -> (float32[3, S, S], int64[S, S] or None).
+        (image uint8[H, W, 3], mask uint8[H, W] or None) -> (float32[3, S, S], int64[S, S] or None). Of several masks at once, uint8[M, H, W]:
+        int64[M, S, S].
     """
     size, resize = training.crop_size, training.resize
     steps: list[v2.Transform] = []

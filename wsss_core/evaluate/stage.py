@@ -21,6 +21,7 @@ from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
 from wsss_core.data.truth import mask_path, read_truth
 from wsss_core.errors import UserError
+from wsss_core.evaluate.boundaries import boundary_counts, boundary_scores
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
 from wsss_core.files import write_json
@@ -46,12 +47,15 @@ class Counts:
         int64[C, C] of the masks, or of the argmax over all channels of the scores.
     histogram
         int64[C, C-1, T+1] of the scores, see `thresholds.score_histogram`.
+    boundaries
+        int64[C, 4] of the masks, see `boundaries.boundary_counts`.
     with_background, without_background
         Number of images whose scores have a background channel, and whose have foreground channels alone.
     """
 
     confusion: np.ndarray
     histogram: np.ndarray | None = None
+    boundaries: np.ndarray | None = None
     with_background: int = 0
     without_background: int = 0
 
@@ -60,6 +64,8 @@ class Counts:
         self.confusion += other.confusion
         if self.histogram is not None and other.histogram is not None:
             self.histogram += other.histogram
+        if self.boundaries is not None and other.boundaries is not None:
+            self.boundaries += other.boundaries
         self.with_background += other.with_background
         self.without_background += other.without_background
 
@@ -111,11 +117,18 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
 def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
     epoch = stage.parameters.get("round")
     place = stage.input("masks", "masks") if epoch is None else round_archive(stage.input("masks"), epoch)
-    counts = _count_all(stage, partial(count_masks, _light(index), place), records)
+    tolerance = stage.parameters.get("boundary_tolerance")
+    counts = _count_all(stage, partial(count_masks, _light(index), place, boundary_tolerance=tolerance), records)
     # That of the pseudo masks, as the plan recorded it; a segmenter, or masks made by argmax, have none.
     rule, threshold = _rule(stage, stage.parameters.get("protocol", {}).get("threshold"))
     figure = _figure(rule, threshold, counts.confusion, index.classes)
     _write_details(stage, counts.confusion, [figure])
+    if counts.boundaries is not None:
+        scores = boundary_scores(counts.boundaries)
+        figure |= {"boundary_f": scores["boundary_f"], "boundary_agnostic_f": scores["agnostic_f"], "boundary_tolerance": tolerance}
+        stage.log(
+            f"boundaries within {tolerance:g} pixels: F-score {scores['boundary_f']:.4f}, whatever the class {scores['agnostic_f']:.4f}"
+        )
     return figure
 
 
@@ -154,9 +167,10 @@ def _rule(stage: Stage, threshold: float | str | None) -> tuple[str, float | Non
     return ("argmax", None) if threshold is None else ("fixed", float(threshold))
 
 
-def count_masks(index: DataIndex, place: Path, records: Sequence[Record]) -> Counts:
-    """Count the pixels of predicted masks in a folder or an archive (`data.mask_sets`)."""
-    counts = Counts(np.zeros((index.num_classes, index.num_classes), np.int64))
+def count_masks(index: DataIndex, place: Path, records: Sequence[Record], boundary_tolerance: float | None = None) -> Counts:
+    """Count the pixels of predicted masks in a folder or an archive (`data.mask_sets`); with a tolerance, those of their boundaries too."""
+    c = index.num_classes
+    counts = Counts(np.zeros((c, c), np.int64), boundaries=None if boundary_tolerance is None else np.zeros((c, 4), np.int64))
     for record in records:
         truth, mask = read_truth(index, record), read_mask_of(place, record.id, index.num_classes)
         name = place / f"{record.id}.png"
@@ -164,7 +178,9 @@ def count_masks(index: DataIndex, place: Path, records: Sequence[Record]) -> Cou
             raise UserError(f"{name}: is {_pixels(mask)} pixels, the true mask {mask_path(index, record)} {_pixels(truth)}")
         if (mask == IGNORE).any():
             raise UserError(f"{name}: holds ignored pixels ({IGNORE}); a prediction must decide every pixel")
-        counts.confusion += confusion_matrix(truth, mask, index.num_classes)
+        counts.confusion += confusion_matrix(truth, mask, c)
+        if boundary_tolerance is not None:
+            counts.boundaries += boundary_counts(truth, mask, c, boundary_tolerance)
     return counts
 
 

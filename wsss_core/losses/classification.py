@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsss_core.losses.affinity import at_least_float32
 
 
 def multilabel_soft_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -17,3 +20,65 @@ def multilabel_soft_margin(logits: Tensor, labels: Tensor) -> Tensor:
         float[N, C-1], 1 where the class is in the image.
     """
     return functional.binary_cross_entropy_with_logits(logits, labels)
+
+
+def hybrid_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Hybrid classification loss of MuSCLe (Eq. 7): binary cross-entropy + focal loss + pair loss.
+
+    Parameters
+    ----------
+    logits
+        float[N, C-1], one per foreground class.
+    labels
+        float[N, C-1], 1 where the class is in the image, else 0.
+    """
+    return multilabel_soft_margin(logits, labels) + focal_loss(logits, labels) + pair_loss(logits, labels)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss: cross-entropy that counts the less the surer the right answer is; sum over classes, mean over images.
+
+    With p_t the probability of what is true, sigmoid(logit) of a present class and 1 - sigmoid(logit) of an absent one, it is
+    -(1 - p_t)^gamma log(p_t) / 2.
+
+    Parameters
+    ----------
+    logits
+        float[N, C-1].
+    labels
+        float[N, C-1], 1 where the class is in the image, else 0.
+    gamma
+        How much less; not negative, 0 is cross-entropy.
+
+    Notes
+    -----
+    Source: Lin et al., ICCV 2017, Eq. 5, with alpha for present and 1 - alpha for absent classes. MuSCLe does not say which; as in its
+    published code alpha is 1/2, and classes are summed, so that among 20 of them this term starts at 2.5 times the cross-entropy.
+    """
+    agreement = (2 * labels - 1) * at_least_float32(logits)
+    surprise = functional.softplus(-agreement)  # -log(p_t)
+    return 0.5 * (torch.exp(-gamma * functional.softplus(agreement)) * surprise).sum(dim=1).mean()  # log(1 - p_t) = -softplus
+
+
+def pair_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-sum-exp pairwise loss of probabilities: present classes have to rank above absent ones; mean over images.
+
+    With p the probabilities, y the labels and K classes it is log(1 + sum over j, k of exp((1 - y_k) p_k - y_j p_j) / K^2).
+
+    Parameters
+    ----------
+    logits
+        float[N, C-1]; p is their sigmoid.
+    labels
+        float[N, C-1], 1 where the class is in the image, else 0.
+
+    Notes
+    -----
+    Source: Li et al., CVPR 2017 (LSEP), in the form of MuSCLe's published code. Li et al. sum over the pairs of an absent class k and a
+    present class j alone, of scores. Here all K^2 pairs count, with 0 for the p_k of a present and the p_j of an absent class: so
+    probabilities are compared with 0 besides, and those of an image without a pair, with none or all of the classes, are still drawn
+    down or up. It is between log(1 + 1/e) and log(1 + e). The sum is the product of one over k and one over j: no pairs to go through.
+    """
+    probabilities = at_least_float32(logits).sigmoid()
+    absent, present = (1 - labels) * probabilities, labels * probabilities
+    return torch.log1p(absent.exp().mean(dim=1) * present.neg().exp().mean(dim=1)).mean()

@@ -1,10 +1,14 @@
-"""Contrastive losses: foreground features of different images, drawn together where they are alike."""
+"""Contrastive losses: what is alike is drawn together, what differs is pushed apart, for foregrounds, whole images and cells."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsss_core.losses.affinity import at_least_float32
 
 
 def foreground_vectors(features: Tensor, maps: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -78,3 +82,136 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
     mean_log = by_images(torch.log(cosine.relu() + eps) * known) / tiles.clamp(min=1)
     different = (1 - torch.eye(count, device=vectors.device)) * (tiles > 0)
     return -(weight * mean_log * different).sum() / different.sum().clamp(min=1)
+
+
+def image_contrast(embeddings: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Image level contrast, IMC: `image_contrast_terms` of all images of a batch, each an anchor (MuSCLe, Eq. 1).
+
+    Positives have exactly the anchor's classes, negatives none of them; images that share some but not all are neither.
+
+    Parameters
+    ----------
+    embeddings
+        float[N, D]; their L2-normalised dot products are compared.
+    labels
+        [N, C-1], 1 where the class is in the image, else 0.
+    temperature
+        What dot products are divided by (1 in the paper, 0.1 in its published code).
+
+    Returns
+    -------
+    Scalar: the mean over the anchors that have a positive or a negative; 0, with a gradient of 0, if there is none.
+
+    Notes
+    -----
+    Source: Yuan et al. (MuSCLe), Section 3.2.1 and Appendix A. Decisions where the paper is silent (ours): the mean over anchors; an image
+    without any class is left out, for two images that show nothing on the list need not be alike; so is one whose embedding is 0, which
+    has no direction. One Gram matrix in float32 also under autocast, no loop over pairs. MuSCLe's published code goes through the pairs
+    (i, j > i) alone, and drops anchors without a positive and those with no more negatives than positives.
+    """
+    return _contrast(image_contrast_terms, embeddings, labels, temperature)
+
+
+def supervised_contrast(embeddings: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Supervised contrast (Khosla et al., NeurIPS 2020) as MuSCLe's Appendix A compares it with its own: `supervised_contrast_terms`.
+
+    Parameters and result are those of `image_contrast`, and the same anchors count, of which those without a positive give 0.
+    """
+    return _contrast(supervised_contrast_terms, embeddings, labels, temperature)
+
+
+def image_contrast_terms(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """-log(P / (P + Q)) of every anchor, P and Q being the sums of exp(similarity) over its positives and negatives (MuSCLe, Eq. 1).
+
+    Parameters
+    ----------
+    similarity
+        float[..., M] to the anchor, divided by the temperature.
+    positive, negative
+        bool[..., M]; no image is both.
+
+    Returns
+    -------
+    float[...]. Without a negative: 0. Without a positive Eq. 1 is -log(0); then it is (ours) the log of the mean of exp(similarity) over
+    the negatives. It is finite, of either sign, and has the gradient that Appendix A states for this case (Eq. A.4), so that negatives
+    are pushed apart nonetheless. Without either: 0, and where nothing has to change the gradient is 0.
+    """
+    log_p, log_q = _log_sum(similarity, positive), _log_sum(similarity, negative)
+    count = negative.sum(dim=-1)
+    alone = torch.where(count > 0, log_q - count.clamp(min=1).log(), 0)
+    return torch.where(positive.any(dim=-1), functional.softplus(log_q - log_p), alone)
+
+
+def supervised_contrast_terms(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Sum over the positives j of -log(e_j / (e_j + Q)), e_j = exp(similarity), Q its sum over the negatives (MuSCLe, Eq. A.2).
+
+    Parameters and shapes are those of `image_contrast_terms`. Without a positive, or without a negative: 0, with a gradient of 0. Khosla
+    et al. divide by the number of positives, and have the other positives in the denominator as well.
+    """
+    penalty = functional.softplus(_log_sum(similarity, negative)[..., None] - similarity)
+    return torch.where(positive, penalty, 0).sum(dim=-1)
+
+
+def image_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which pairs of different images have the same classes, and which have no class in common.
+
+    Parameters
+    ----------
+    labels
+        [N, C-1], 1 where the class is in the image, else 0.
+
+    Returns
+    -------
+    positive, negative
+        bool[N, N], symmetric. An image without any class is in no pair.
+    """
+    present = labels.float()
+    with torch.autocast(labels.device.type, enabled=False):
+        shared = present @ present.T
+    count = present.sum(dim=1)
+    other = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    pairs = other & (count[:, None] > 0) & (count > 0)
+    return pairs & (shared == count[:, None]) & (shared == count), pairs & (shared == 0)
+
+
+def pixel_contrast(features: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Pixel level contrast, PIXC: minus the mean cosine of corresponding cells (MuSCLe, Eq. 3).
+
+    Parameters
+    ----------
+    features
+        float[N, D, h, w], of one crop.
+    targets
+        float[N, D, h, w], of the other crop at the same places; they get no gradient.
+    valid
+        bool[N, h, w], the cells that both crops show. None: all.
+
+    Returns
+    -------
+    Scalar in [-1, 1]: the mean over all valid cells of the batch; 0, with a gradient of 0, if there is none. Where a vector is 0 the
+    cosine counts as 0 and has no gradient. In float32 also under autocast.
+    """
+    unit, target = (functional.normalize(at_least_float32(value), dim=1) for value in (features, targets.detach()))
+    cosine = (unit * target).sum(dim=1)
+    counted = torch.ones_like(cosine, dtype=torch.bool) if valid is None else valid
+    return -torch.where(counted & _has_direction(unit), cosine, 0).sum() / counted.sum().clamp(min=1)
+
+
+def _contrast(terms: Callable[[Tensor, Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    unit = functional.normalize(at_least_float32(embeddings), dim=1)
+    with torch.autocast(unit.device.type, enabled=False):
+        similarity = unit @ unit.T / temperature
+    directed = _has_direction(unit)
+    positive, negative = (pairs & directed[:, None] & directed for pairs in image_pairs(labels))
+    anchors = (positive | negative).any(dim=1).sum()
+    return terms(similarity, positive, negative).sum() / anchors.clamp(min=1)
+
+
+def _has_direction(unit: Tensor) -> Tensor:
+    """Return which normalised vectors [N, D, ...] have length 1 and not 0, as bool[N, ...]. The others' gradient would be immense."""
+    return unit.detach().square().sum(dim=1) > 0.5
+
+
+def _log_sum(similarity: Tensor, mask: Tensor) -> Tensor:
+    """Log of the sum of exp(similarity) over the mask; the lowest finite number where that is empty: differences are no NaN."""
+    return similarity.masked_fill(~mask, torch.finfo(similarity.dtype).min).logsumexp(dim=-1)

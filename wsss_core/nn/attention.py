@@ -52,3 +52,54 @@ class RegionalSelfAttention(nn.Module):
             likeness = likeness + _EPS * torch.eye(likeness.shape[1], device=likeness.device, dtype=likeness.dtype)
             weights = likeness / likeness.sum(dim=2, keepdim=True)
         return (maps.flatten(2) @ weights.transpose(1, 2)).view_as(maps)
+
+
+class SpatialAttention(nn.Module):
+    """Spatial attention, SAM: each cell's map becomes a mean over all cells, weighted by how much both maps say the same.
+
+    M' = softmax(g1(M)^T g2(M)) g3(M), the softmax over the cells that are read from; g1, g2, g3 are learned linear projections.
+
+    Parameters
+    ----------
+    channels
+        G, the number of maps.
+
+    Notes
+    -----
+    Source: Yuan et al. (MuSCLe), Eq. 2. The projections start as identities (ours): from random ones the softmax is nearly uniform, and
+    every cell would begin with the mean of the whole map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        for projection in (self.query, self.key, self.value):
+            nn.init.dirac_(projection.weight)
+            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
+        """Return attended maps [N, G, h, w] of maps [N, G, h, w]; `features` are not used."""
+        query, key, value = (each(maps).flatten(2) for each in (self.query, self.key, self.value))
+        weights = (query.transpose(1, 2) @ key).softmax(dim=2)  # [N, cells, cells]
+        return (value @ weights.transpose(1, 2)).view_as(maps)
+
+
+class PixelCorrelation(nn.Module):
+    """Pixel correlation, PCM (Wang et al., SEAM, CVPR 2020, Sec. 3.3): the mean over cells with like features, ReLU(cosine) weighted.
+
+    Parameters
+    ----------
+    in_channels
+        D, of the backbone's final features.
+    width
+        Channels of the space in which they are compared (192 in SEAM, whose published code also puts earlier levels and the image in).
+    """
+
+    def __init__(self, in_channels: int, width: int = 192) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.attention = RegionalSelfAttention("relu_cosine")
+
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
+        """Return attended maps [N, G, h, w] from features [N, D, h, w], which learn nothing from it, and maps [N, G, h, w]."""
+        return self.attention(self.embed(features.detach()), maps)

@@ -33,12 +33,20 @@ SUBJECTS = {
     "segmenter": "Segmenter",
 }
 METRICS = {"map": "mAP", "accuracy": "accuracy", "exact_match": "exact match", "miou": "mIoU", "mfdr": "mFDR", "mfnr": "mFNR"}
-METRICS |= {"ap": "AP", "iou": "IoU", "fdr": "FDR", "fnr": "FNR"}
+METRICS |= {
+    "boundary_f": "boundary F",
+    "boundary_agnostic_f": "boundary F (any class)",
+    "ap": "AP",
+    "iou": "IoU",
+    "fdr": "FDR",
+    "fnr": "FNR",
+}
 RULES = ("oracle", "auto", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
 PROTOCOL = ("image_labels", "walk", "crf", "scales", "flip")
 HOW = ("split", "rule", "threshold", *PROTOCOL)
 COLUMNS = ("row", "column", "figure", "mean", "std", "n", "published", "printed", "about", *HOW)
+_MAIN = ("map", "miou", "mfdr", "mfnr", "boundary_f")
 _NAMED = 6
 """Most keys that an error lists."""
 
@@ -87,12 +95,12 @@ def figures_of(record: dict[str, Any]) -> dict[str, Figure]:
 
 
 def main_figures(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of the main figures that any record has: mAP of the classifier, mIoU, mFDR and mFNR of all else."""
+    """Return the names of the main figures that any record has: mAP of the classifier, mIoU, mFDR, mFNR and, if asked for, boundary F of all else."""
     there = set().union(*(figures_of(record) for record in records))
     names = []
     for subject in SUBJECTS:
         splits = dict.fromkeys(r["evaluations"][subject]["split"] for r in records if subject in r["evaluations"])
-        names += [f"{subject}.{split}{rule}.{m}" for split in splits for rule in ("", ".oracle") for m in ("map", "miou", "mfdr", "mfnr")]
+        names += [f"{subject}.{split}{rule}.{m}" for split in splits for rule in ("", ".oracle") for m in _MAIN]
     return [name for name in names if name in there]
 
 

@@ -14,6 +14,7 @@ SYSTEMS = {
     "puzzle": "wsss_core.systems.puzzle:Puzzle",
     "rsa_cfc": "wsss_core.systems.rsa_cfc:RsaCfc",
     "isim": "wsss_core.systems.isim:Isim",
+    "mcl": "wsss_core.systems.mcl:Mcl",
     "affinity": "wsss_core.systems.affinity:AffinitySystem",
     "boundary": "wsss_core.systems.boundary:BoundarySystem",
     "segment": "wsss_core.systems.segment:Segment",

@@ -1,0 +1,180 @@
+"""BEACON: contrast of decoder features across object boundaries, the segmenter's second loss in MuSCLe (Yuan et al. 2023, Sec. 3.3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsss_core.losses.affinity import at_least_float32
+
+_TAN_22_5 = math.sqrt(2) - 1
+_TIE = 1e-6  # means of cosines closer to the threshold than this are equal to it: float32's rounding must not choose a sign
+
+
+def beacon_loss(
+    features: Tensor,
+    segmentation: Tensor,
+    soft_mask: Tensor,
+    *,
+    steps: int = 7,
+    samples: int = 128,
+    threshold: float | Literal["mean"] = "mean",
+    ignore: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw features on both sides of a boundary apart where the pseudo mask differs there, and together where it does not.
+
+    For the inward points I and the outward points O of an image (`boundary_points`), with the cosines S^d of their features and S^m of
+    their soft masks (Algorithm 1)::
+
+        L = 1/|O| sum_o sign_o 1/|I| sum_i S^d_io  +  1/|I| sum_i sign_i 1/|O| sum_o S^d_io
+
+    Parameters
+    ----------
+    features
+        float[N, D, h, w], the dense features of the decoder.
+    segmentation
+        float[N, C, h, w], its logits, channel 0 background. They say where the boundaries are and get no gradient.
+    soft_mask
+        float[N, C, h, w] in [0, 1], the soft pseudo mask. No gradient either.
+    steps
+        How far the points lie from the boundary, in cells of this grid. The paper gives no unit for its 7; its published code enlarges
+        features and logits to the size of the image first, where they are pixels of the image.
+    samples
+        Pairs of points per image, k: drawn at random without replacement; all of them if there are fewer.
+    threshold
+        Similarity tau of masks below which a point differs from those on the other side. "mean": the mean of the image's own S^m.
+    ignore
+        bool[N, h, w], cells where no point may lie, such as padding.
+    generator
+        Source of the draw. None: torch's global one.
+
+    Returns
+    -------
+    Scalar in [-2, 2], the mean over the images that have points; 0, with a gradient of 0, if none has. float32 also under autocast.
+
+    Notes
+    -----
+    Signs. With binary TP, FN, TN, FP in {-1, 1} and TN, FP negated (Algorithm 3), the sign is +1 in the cases TP and FN and -1 in TN and
+    FP. TP and FN together are S^m < tau, whether S^d is below or above it, TN and FP are S^m > tau. So the sign is that of tau - S^m, with
+    S^m averaged over the other side's points, and S^d has no part in it (except where S^d = tau exactly, which is in none of the cases).
+
+    Decisions where the paper is silent or undefined (ours):
+
+    - Algorithm 1 prints log(sign), which -1 does not have. The sign itself multiplies the mean similarity: minimising suppresses it at a
+      positive sign, as the text says, and raises it at a negative one.
+    - S^m = tau is in none of the four cases either: sign 0, within 1e-6 (rounding). It happens to whole images with `threshold="mean"`:
+      where the mask puts one thing inside and one outside, all means are equal, be it that all pairs differ or that none does.
+    - f is the cosine, for features and masks; a vector of zeros has cosine 0 with all, and no gradient.
+    - Points are drawn in pairs, one of either side of the same boundary point; only the inward side is behind the stop-gradient.
+    """
+    losses = []
+    for n, probabilities in enumerate(at_least_float32(segmentation.detach()).softmax(dim=1)):
+        inward, outward = boundary_points(probabilities, steps=steps, ignore=None if ignore is None else ignore[n])
+        if len(inward) == 0:
+            continue
+        drawn = torch.randperm(len(inward), generator=generator, device=generator.device if generator else "cpu")[:samples]
+        drawn = drawn.to(inward.device)
+        losses.append(point_contrast(features[n], soft_mask[n], inward[drawn], outward[drawn], threshold))
+    if not losses:
+        return at_least_float32(features[:0]).sum()
+    return torch.stack(losses).mean()
+
+
+def point_contrast(features: Tensor, soft_mask: Tensor, inward: Tensor, outward: Tensor, threshold: float | Literal["mean"]) -> Tensor:
+    """`beacon_loss` of one image at given points: features [D, h, w], soft mask [C, h, w], points int64[k, 2]."""
+    with torch.autocast(features.device.type, enabled=False):
+        i_m, o_m = _unit_vectors(soft_mask.detach(), inward), _unit_vectors(soft_mask.detach(), outward)
+        i_d, o_d = _unit_vectors(features.detach(), inward), _unit_vectors(features, outward)
+        s_m, s_d = i_m @ o_m.T, i_d @ o_d.T
+        tau = s_m.mean() if threshold == "mean" else threshold
+        sign_i, sign_o = _signs(s_m.mean(dim=1), tau), _signs(s_m.mean(dim=0), tau)
+        return (sign_o * s_d.mean(dim=0)).mean() + (sign_i * s_d.mean(dim=1)).mean()
+
+
+def boundary_points(segmentation: Tensor, *, steps: int = 7, share: float = 0.2, ignore: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Find points on both sides of the boundaries of one segmentation map (MuSCLe, Algorithm 2), without gradient.
+
+    Boundary points p are the pixels with the largest Sobel gradients; q is the gradient's direction out of the object, one of the 8
+    neighbours. The inward point is p - steps q, the outward one p + steps q.
+
+    Parameters
+    ----------
+    segmentation
+        float[C, H, W], class probabilities or a one-hot map, channel 0 background.
+    steps
+        How far both lie from p, in pixels; sqrt(2) times as far on diagonals.
+    share
+        Part of all pixels of the image, in (0, 1], that may be boundary points (0.2 in the paper).
+    ignore
+        bool[H, W], pixels where no point may lie. p itself may lie there: an ignored band may cover a boundary whose sides are known.
+
+    Returns
+    -------
+    int64[P, 2] twice, (y, x) of inward and outward points, in pairs and in the order of p (rows, then columns). Pairs of which one
+    falls off the image or on an ignored pixel are dropped.
+
+    Raises
+    ------
+    ValueError
+        If the map has no foreground channel, for fewer than 1 step, or for a share outside (0, 1].
+
+    Notes
+    -----
+    Decisions where the paper is silent (ours). The gradient is taken of each foreground class's map, not of a map of class numbers, and
+    the class with the largest one counts: so class numbers mean nothing and touching objects have a boundary. Of classes with the same
+    gradient (touching objects in a one-hot map) the one with the larger probability at p counts, so that p is a point of that object;
+    then the first one. A gradient of exactly 0 is no boundary, however few others there are. The limit is the gradient of rank
+    round(share H W), and all pixels that reach it are in: ties do not depend on their place. The map is continued beyond the image by
+    its border pixels, whose edge is no boundary. The 8 bins of 45 degrees are centred on the directions; on the edge of two, the vertical
+    or horizontal one.
+    """
+    if len(segmentation) < 2:
+        raise ValueError("expected a background and at least one foreground channel")
+    if steps < 1 or not 0 < share <= 1:
+        raise ValueError(f"expected steps >= 1 and a share in (0, 1], got {steps} and {share}")
+    height, width = segmentation.shape[1:]
+    with torch.no_grad():
+        foreground = at_least_float32(segmentation[1:])
+        dy, dx = _sobel(foreground)
+        squared = dy.square().add_(dx.square())
+        largest = squared.amax(dim=0)
+        limit = largest.flatten().topk(max(1, round(share * height * width)), sorted=False).values.min()
+        points = ((largest >= limit) & (largest > 0)).nonzero()
+        place = points[:, 0] * width + points[:, 1]
+        squared, probability = (maps.flatten(1).index_select(1, place) for maps in (squared, foreground))
+        owner = probability.masked_fill_(squared != squared.amax(dim=0), -1).max(dim=0).indices
+        cell = owner * (height * width) + place
+        out = -torch.stack([dy.take(cell), dx.take(cell)], dim=1)
+        # a component vanishes within 22.5 degrees of the other axis
+        q = (out.sign() * (out.abs() > _TAN_22_5 * out.abs().flip(1))).long()
+        inward, outward = points - steps * q, points + steps * q
+        size = points.new_tensor([height, width])
+        kept = ((inward >= 0) & (inward < size) & (outward >= 0) & (outward < size)).all(dim=1)
+        inward, outward = inward[kept], outward[kept]
+        if ignore is not None:
+            kept = ~(ignore[inward[:, 0], inward[:, 1]] | ignore[outward[:, 0], outward[:, 1]])
+            inward, outward = inward[kept], outward[kept]
+    return inward, outward
+
+
+def _sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Sobel's gradients dy, dx, [F, H, W] each, of maps [F, H, W]. Differences come first, so that a flat map has exactly 0."""
+    padded = functional.pad(maps[None], (1, 1, 1, 1), mode="replicate")[0]
+    dy, dx = padded[:, 2:] - padded[:, :-2], padded[:, :, 2:] - padded[:, :, :-2]
+    return (dy[:, :, :-2] + dy[:, :, 2:]).add_(dy[:, :, 1:-1], alpha=2), (dx[:, :-2] + dx[:, 2:]).add_(dx[:, 1:-1], alpha=2)
+
+
+def _unit_vectors(maps: Tensor, points: Tensor) -> Tensor:
+    """Return the vectors [k, D] of maps [D, h, w] at points [k, 2], of length 1 or, without gradient, 0."""
+    vectors = at_least_float32(maps[:, points[:, 0], points[:, 1]].T)
+    return functional.normalize(vectors, dim=1) * vectors.any(dim=1, keepdim=True)
+
+
+def _signs(mean_similarity: Tensor, tau: Tensor | float) -> Tensor:
+    margin = tau - mean_similarity
+    return margin.sign() * (margin.abs() > _TIE)
