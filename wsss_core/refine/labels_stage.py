@@ -15,11 +15,11 @@ from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_json
 from wsss_core.refine.confidence import around, labels_by_otsu, labels_by_power, labels_by_threshold
 from wsss_core.refine.pool import map_images
-from wsss_core.refine.scores import SCORES, image_places, open_store, read_image_of_size, upsample
+from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, read_image_of_size, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import SPEC, Stage
 
-LABELS, SUMMARY = "labels", "summary.json"
+LABELS = "labels"
 _ACTIVE = 1e-5
 """A map below it everywhere says nothing."""
 

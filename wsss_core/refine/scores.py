@@ -14,7 +14,7 @@ from wsss_core.data.index import DataIndex, Record
 from wsss_core.errors import UserError
 from wsss_core.store import ScoreStore
 
-SCORES = "scores.h5"
+SCORES, SUMMARY = "scores.h5", "summary.json"
 OTSU_RANGE = (0.05, 0.95)
 
 

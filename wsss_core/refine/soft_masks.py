@@ -9,8 +9,7 @@ import numpy as np
 from wsss_core.data.images import IGNORE
 from wsss_core.errors import UserError
 from wsss_core.files import read_json
-from wsss_core.refine.pseudo_stage import SUMMARY
-from wsss_core.refine.scores import SCORES, add_background, open_store, upsample
+from wsss_core.refine.scores import SCORES, SUMMARY, add_background, open_store, upsample
 
 
 class SoftMasks:
