@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from wsss_core.config import IsimClassifier, read_config, read_yaml
+from wsss_core.config import IsimClassifier, MclClassifier, load_config, overlay, read_config, read_yaml
 from wsss_core.data.voc import CLASSES
 from wsss_core.plan import Outside, Plan, make_plan
 from wsss_core.report.published import find_published, read_published
@@ -25,12 +26,21 @@ TABLES = {
     "shapes-rsa-cfc": ("rsa_cfc", (1, 7)),
     "voc12-isim": ("isim", tuple(range(1, 12))),
     "shapes-isim": ("isim", ()),
+    "voc12-muscle": ("muscle", tuple(range(1, 7))),
+    "shapes-muscle": ("muscle", (1,)),
 }
 """The system of a preset, and its tables whose study makes sense over it."""
-FIGURES = {"voc12-rsa-cfc": (7,), "shapes-rsa-cfc": (7,), "voc12-isim": (4, 5)}
+FIGURES: dict[str, tuple[int | str, ...]] = {
+    "voc12-rsa-cfc": (7,),
+    "shapes-rsa-cfc": (7,),
+    "voc12-isim": (4, 5),
+    "voc12-muscle": (8, "A10"),
+    "shapes-muscle": (8, "A10"),
+}
 SOURCES = {
     "rsa_cfc": ("Liu et al. 2023", "doi:10.1371/journal.pone.0288596"),
     "isim": ("Bircanoglu and Arica 2022", "arXiv:2211.12455"),
+    "muscle": ("Yuan et al. 2023", "doi:10.1016/j.patcog.2022.109298"),
 }
 
 
@@ -74,7 +84,7 @@ def test_each_loads_and_plans_alone(path: Path) -> None:
 def test_every_preset_and_every_study_of_a_paper_is_tested() -> None:
     assert {path.stem for path in PRESETS} == set(TABLES)
     tested = {path.stem for parameters in OVER for path in parameters.values[1:]}
-    assert tested == {path.stem for path in STUDIES if re.search(r"_(table|figure)\d+$", path.stem)}
+    assert tested == {path.stem for path in STUDIES if re.search(r"_(table|figure)[A-Z]?\d+$", path.stem)}
     assert {path.stem for path in FILES} == {name for name in tested if "table" in name}
 
 
@@ -229,3 +239,130 @@ def test_the_rows_of_isim_have_one_budget_and_the_small_studies_share_a_classifi
         "once": (2,),
         "converged": (),
     }
+
+
+def test_the_preset_of_muscle_has_the_papers_values() -> None:
+    chain = planned(WORKFLOW / "presets/voc12-muscle.yaml").chains[0]
+    classifier, segmenter, walk = chain.experiment.classifier, chain.experiment.segmenter, chain.stages["walk"].parameters
+    assert isinstance(classifier, MclClassifier) and segmenter is not None
+    assert (classifier.crop_size, classifier.crop_pair, classifier.attention, classifier.temperature) == (448, 224, "sam", 1)
+    assert (classifier.lambda_image, classifier.lambda_pixel, classifier.lambda_region) == (1, 1, 1)
+    assert (classifier.image_from, classifier.pixel_from, classifier.region_from, classifier.epochs) == (4, 8, 12, 16)
+    assert (classifier.batch_size, segmenter.batch_size, segmenter.bifpn_layers) == (16, 6, 3)
+    assert (segmenter.lambda_beacon, segmenter.beacon_steps, segmenter.beacon_samples, segmenter.beacon_threshold) == (0.05, 7, 128, "mean")
+    assert (walk["beta"], walk["steps"], chain.stages["boundary"].parameters["backbone"]) == (8, 64, "resnet50.tv_in1k")
+    assert chain.stages["segmenter"].upstream["scores"] is chain.stages["walk"]  # BEACON's soft masks
+
+
+def test_the_rows_of_muscles_ablation_differ_as_they_should() -> None:
+    chains = {
+        chain.name: chain for chain in planned(WORKFLOW / "presets/voc12-muscle.yaml", WORKFLOW / "studies/muscle_table1.yaml").chains
+    }
+    rows = ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "muscle"]
+    terms = [chains[name].stages["classifier"].parameters for name in rows]
+    assert len(chains) == 10 and [values["classification_loss"] for values in terms] == ["bce", *["hybrid"] * 4]
+    assert [[values[f"lambda_{name}"] for values in terms] for name in ("image", "pixel", "region")] == [
+        [0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 1],
+    ]
+    for name in rows:
+        multi, single = chains[name], chains[f"{name}-single"]
+        assert multi.stages["classifier"].id == single.stages["classifier"].id
+        assert single.stages["cams"].parameters == {**multi.stages["cams"].parameters, "scales": [1.0], "flip": False}
+
+
+def test_the_studies_of_muscle_share_their_stages() -> None:
+    preset = WORKFLOW / "presets/voc12-muscle.yaml"
+    plans = {
+        number: planned(preset, WORKFLOW / f"studies/muscle_{number}.yaml")
+        for number in (*(f"table{n}" for n in range(1, 7)), "figure8", "figureA10")
+    }
+
+    def ids(study: str, kind: str) -> set[str]:
+        return {chain.stages[kind].id for chain in plans[study].chains if kind in chain.stages}
+
+    own = {kind: stage.id for kind, stage in planned(preset).chains[0].stages.items()}
+    for study in ("table3", "table4", "table5", "table6", "figure8"):
+        assert ids(study, "classifier") == {own["classifier"]} and own["segmenter"] in ids(study, "segmenter")
+    assert own["classifier"] in ids("table1", "classifier") & ids("table2", "classifier")
+    assert len(ids("table1", "classifier") & ids("figureA10", "classifier")) == 1  # imc in batches of 16
+    assert ids("table3", "pseudo") == ids("table5", "pseudo") == {own["pseudo"]} < ids("table4", "pseudo") < ids("table2", "pseudo")
+    assert len(ids("table3", "segmenter") & ids("table4", "segmenter")) == 4  # b5 and b7, with and without BEACON
+    assert ids("table6", "segmenter") < ids("table5", "segmenter") < ids("table3", "segmenter")
+    assert ids("figure8", "segmenter") < ids("table3", "segmenter")
+
+
+def test_the_segmenters_of_muscle_are_those_of_their_tables() -> None:
+    preset = WORKFLOW / "presets/voc12-muscle.yaml"
+
+    def segmenters(number: int) -> dict[str, tuple[object, ...]]:
+        plan = planned(preset, WORKFLOW / f"studies/muscle_table{number}.yaml")
+        keys = ("bifpn_layers", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold")
+        found = {}
+        for chain in plan.chains:
+            values = chain.stages["segmenter"].parameters
+            backbone = values["backbone"].removeprefix("tf_efficientnet_").removesuffix(".aa_in1k")
+            assert values["batch_size"] == {"b3": 16, "b5": 8, "b7": 6}[backbone]
+            assert ("affinity" in chain.name) == ("affinity" in chain.stages)
+            found[chain.name] = (backbone, *(values.get(key) for key in keys))
+        return found
+
+    none = (None,) * 4
+    assert segmenters(3) == {
+        "muscle": ("b7", 3, 0.05, 7, 128, "mean"),
+        "muscle-b5": ("b5", 3, 0.05, 7, 128, "mean"),
+        "muscle-b3": ("b3", 3, 0.05, 7, 128, "mean"),
+        "no-beacon": ("b7", 3, *none),
+        "no-beacon-b5": ("b5", 3, *none),
+        "no-beacon-b3": ("b3", 3, *none),
+        "no-beacon-b3-bifpn2": ("b3", 2, *none),
+        "no-beacon-b3-bifpn1": ("b3", 1, *none),
+    }
+    settings = {
+        "no-beacon": none,
+        "tau0.5": (0.05, 7, 128, 0.5),
+        "k64": (0.05, 7, 64, "mean"),
+        "muscle": (0.05, 7, 128, "mean"),
+        "k256": (0.05, 7, 256, "mean"),
+        "steps5": (0.05, 5, 128, "mean"),
+        "steps9": (0.05, 9, 128, "mean"),
+        "lambda0.1": (0.1, 7, 128, "mean"),
+    }
+    assert segmenters(4) == {
+        f"{name}{network}{labels}": ("b5" if network else "b7", 3, *values)
+        for name, values in settings.items()
+        for network in ("", "-b5")
+        for labels in ("", "-affinity")
+    }
+
+
+def test_made_images_laid_last_have_their_own_tolerance_and_voc_can_have_the_masks_of_sbd() -> None:
+    study = WORKFLOW / "studies/muscle_figure8.yaml"
+    for chain in planned(study, WORKFLOW / "presets/shapes-muscle.yaml").chains:
+        assert chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 1
+    values = overlay(read_yaml(WORKFLOW / "presets/voc12-muscle.yaml"), read_yaml(study))
+    said = re.search(r"dataset: \{.*source: folder.*\}", study.read_text(encoding="utf-8"))
+    assert said
+    config = load_config(overlay(values, yaml.safe_load(said[0])))
+    assert config.dataset.source == "folder" and {each.evaluate.boundary_tolerance for each in config.experiments.values()} == {5}
+
+
+def test_the_rows_of_muscle_have_one_budget_and_the_small_studies_share_pseudo_masks() -> None:
+    plan = planned(WORKFLOW / "studies/muscle.yaml")
+    rows = {chain.name: chain for chain in plan.chains if chain.seed == 0}
+    assert list(rows)[:5] == ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "mcl"]
+    classifiers = {name: chain.stages["classifier"] for name, chain in rows.items()}
+    assert len({stage.id for stage in classifiers.values()}) == 5
+    budget = {"backbone", "epochs", "batch_size", "lr", "head_lr_factor", "resize", "crop_size", "output_stride", "optimizer"}
+    assert len({str({key: stage.parameters[key] for key in sorted(budget)}) for stage in classifiers.values()}) == 1
+    assert all(classifiers[name].id == classifiers["mcl"].id for name in ("mcl-multi-scale", "refined-affinity", "refined-boundary"))
+    beacon = planned(WORKFLOW / "studies/muscle_beacon.yaml")
+    refined = {chain.seed: chain.stages["pseudo"].id for chain in plan.chains if chain.name == "refined-boundary"}
+    assert {chain.seed: chain.stages["pseudo"].id for chain in beacon.chains} == refined
+    for seed in refined:
+        segmenters = [chain.stages["segmenter"].parameters for chain in beacon.chains if chain.seed == seed]
+        assert [(values["bifpn_layers"], values.get("loss")) for values in segmenters] == [
+            (layers, loss) for layers in (1, 2, 3) for loss in (None, "beacon")
+        ]
+    assert all(chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 3 for chain in beacon.chains)
