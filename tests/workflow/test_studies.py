@@ -1,0 +1,261 @@
+"""What the presets and studies of each system hold: the papers' values, rows that differ as they should, stages that are shared."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from presets import WORKFLOW, planned
+
+from wsss_core.config import IsimClassifier, MclClassifier, load_config, overlay, read_yaml
+
+NETWORKS = {
+    "resnet50.tv_in1k",
+    "resnet101.tv_in1k",
+    "resnet152.tv_in1k",
+    "resnest50d",
+    "resnest101e",
+    "resnest200e",
+    "resnest269e",
+}
+
+
+def test_the_rows_of_the_ablation_differ_as_they_should() -> None:
+    plan = planned(WORKFLOW / "presets/voc12-rsa-cfc.yaml", WORKFLOW / "studies/rsa_cfc_table7.yaml")
+    classifiers = {chain.name: chain.stages["classifier"].parameters for chain in plan.chains}
+    contrast = {"alpha", "present_only"}
+    own = {"attention", "lambda_contrast"} | contrast
+    assert {name: values["system"] for name, values in classifiers.items()} == {
+        "rsa-cfc": "rsa_cfc",
+        "cam": "cam",
+        "puzzle": "puzzle",
+        "puzzle-cfc": "rsa_cfc",
+        "puzzle-rsa": "rsa_cfc",
+    }
+    full = classifiers["rsa-cfc"]
+    assert (full["lambda_contrast"], full["beta_reconstruction"], full["alpha"]) == (0.5, 2.0, 0.25)
+    assert classifiers["puzzle-cfc"] == {**full, "attention": "none"}
+    assert classifiers["puzzle-rsa"] == {**{key: value for key, value in full.items() if key not in contrast}, "lambda_contrast": 0.0}
+    assert classifiers["puzzle"] == {**{key: value for key, value in full.items() if key not in own}, "system": "puzzle"}
+
+
+def test_all_three_networks_of_a_chain_are_those_that_the_study_names() -> None:
+    plan = planned(WORKFLOW / "presets/voc12-rsa-cfc.yaml", WORKFLOW / "studies/rsa_cfc_table5.yaml")
+    chain = next(chain for chain in plan.chains if chain.name == "rsa-cfc+rw+crf")
+    assert {chain.stages[kind].parameters["backbone"] for kind in ("classifier", "affinity", "segmenter")} == {"resnest101e"}
+
+
+def test_made_images_laid_last_have_the_last_word_on_the_networks() -> None:
+    plan = planned(WORKFLOW / "studies/rsa_cfc_table5.yaml", WORKFLOW / "presets/shapes-rsa-cfc.yaml")
+    assert {chain.name for chain in plan.chains} == {"rsa-cfc", "rsa-cfc+rw+crf"}
+    networks = [stage for stage in plan.stages.values() if "backbone" in stage.parameters]
+    assert {stage.parameters["backbone"] for stage in networks} == {"test_resnet"}
+    assert {stage.kind for stage in networks} == {"classifier", "affinity", "segmenter"}
+
+
+def test_the_preset_of_isim_has_the_papers_rates_and_rounds() -> None:
+    chain = planned(WORKFLOW / "presets/voc12-isim.yaml").chains[0]
+    classifier = chain.experiment.classifier
+    assert isinstance(classifier, IsimClassifier)
+    rates = classifier.lr, classifier.lr * classifier.decoder_lr_factor, classifier.lr * classifier.head_lr_factor
+    assert rates == pytest.approx((0.1, 0.01, 1))
+    assert classifier.label_epochs == (5, 15, 25, 35, 45)
+    assert {f"pseudo-epoch{epoch}" for epoch in classifier.label_epochs} <= set(chain.evaluations)
+
+
+def test_the_studies_of_isim_share_their_classifiers_and_pseudo_masks() -> None:
+    preset = WORKFLOW / "presets/voc12-isim.yaml"
+    plans = {number: planned(preset, WORKFLOW / f"studies/isim_table{number}.yaml") for number in (1, 2, 3, 5, 6, 7, 8, 9, 10, 11)}
+
+    def ids(number: int, kind: str) -> set[str]:
+        return {chain.stages[kind].id for chain in plans[number].chains if kind in chain.stages}
+
+    assert len(ids(2, "classifier")) == 14 and ids(2, "classifier") == ids(7, "classifier")
+    assert ids(1, "classifier") < ids(2, "classifier") and ids(5, "classifier") == ids(3, "classifier")
+    assert len(ids(3, "classifier") & ids(2, "classifier")) == 1  # CAM with ResNet-50
+    assert len(ids(6, "classifier") & ids(2, "classifier")) == 2  # both with crops of 320
+    assert ids(8, "pseudo") == ids(9, "pseudo") < ids(7, "pseudo")
+    assert ids(10, "pseudo") < ids(9, "pseudo") and ids(11, "pseudo") < ids(9, "pseudo")
+    assert ids(11, "segmenter") <= ids(8, "segmenter") | ids(9, "segmenter") | ids(10, "segmenter")
+    assert len(ids(8, "segmenter") & ids(9, "segmenter")) == 1  # ResNet-101 all through
+
+
+def test_the_figures_of_isim_share_the_presets_classifier() -> None:
+    preset = WORKFLOW / "presets/voc12-isim.yaml"
+    own = planned(preset).chains[0].stages["classifier"].id
+    for number, rounds in ((4, 6), (5, 1)):
+        classifiers = {chain.stages["classifier"].id for chain in planned(preset, WORKFLOW / f"studies/isim_figure{number}.yaml").chains}
+        assert own in classifiers and len(classifiers) == rounds
+
+
+@pytest.mark.parametrize(("number", "segmenters"), [(8, NETWORKS), (9, {"resnet101.tv_in1k"}), (10, {"resnet101.tv_in1k"})])
+def test_the_chains_of_isim_have_the_networks_of_their_table(number: int, segmenters: set[str]) -> None:
+    plan = planned(WORKFLOW / "presets/voc12-isim.yaml", WORKFLOW / f"studies/isim_table{number}.yaml")
+    used = [{kind: chain.stages[kind].parameters["backbone"] for kind in ("classifier", "affinity", "segmenter")} for chain in plan.chains]
+    assert all(each["classifier"] == each["affinity"] for each in used)
+    assert {each["segmenter"] for each in used} == segmenters
+    assert number != 8 or all(each["classifier"] == each["segmenter"] for each in used)
+    assert {each["classifier"] for each in used} == (NETWORKS if number < 10 else {"resnet50.tv_in1k", "resnet101.tv_in1k", "resnest200e"})
+    assert {stage.parameters["decoder"] for stage in plan.stages.values() if stage.kind == "segmenter"} == {
+        "deeplabv2" if number == 10 else "deeplabv3"
+    }
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_made_images_laid_last_keep_the_rounds_of_isim(number: int) -> None:
+    plan = planned(WORKFLOW / f"studies/isim_table{number}.yaml", WORKFLOW / "presets/shapes-isim.yaml")
+    classifiers = {chain.name: chain.experiment.classifier for chain in plan.chains}
+    assert {classifier.backbone for classifier in classifiers.values()} == {"test_resnet"}
+    own = [classifier for classifier in classifiers.values() if isinstance(classifier, IsimClassifier)]
+    assert len(own) == len(classifiers) - 1 and all(each.label_epochs == (4, 8, 12) for each in own)
+    for chain in plan.chains:
+        assert chain.stages["pseudo"].upstream["scores"] is chain.stages["cams"] and "segmenter" not in chain.stages
+        assert chain.stages["pseudo"].parameters == {"threshold": 0.3, "crf": "labels" if number == 5 else "none"}
+
+
+def test_the_rows_of_isim_have_one_budget_and_the_small_studies_share_a_classifier() -> None:
+    rows = {chain.name: chain for chain in planned(WORKFLOW / "studies/isim.yaml").chains if chain.seed == 0}
+    classifiers = {name: chain.stages["classifier"].parameters for name, chain in rows.items()}
+    assert list(rows) == ["cam", "deeplabcam", "unetcam-learnable", "unetcam-nonlearnable"]
+    for values in classifiers.values():
+        assert {key: values[key] for key in classifiers["cam"] if key != "system"} == {
+            key: value for key, value in classifiers["cam"].items() if key != "system"
+        }
+    assert classifiers["unetcam-learnable"] == {**classifiers["unetcam-nonlearnable"], "decoder": "unet_transposed"}
+    often = {chain.name: chain for chain in planned(WORKFLOW / "studies/isim_frequency.yaml").chains}
+    assert often["every-2"].stages["classifier"].id == rows["deeplabcam"].stages["classifier"].id
+    assert {name: chain.experiment.classifier.label_epochs for name, chain in often.items()} == {
+        "every-1": (2, 3, 4, 5, 6, 7),
+        "every-2": (2, 4, 6),
+        "every-4": (2, 6),
+        "once": (2,),
+        "converged": (),
+    }
+
+
+def test_the_preset_of_muscle_has_the_papers_values() -> None:
+    chain = planned(WORKFLOW / "presets/voc12-muscle.yaml").chains[0]
+    classifier, segmenter, walk = chain.experiment.classifier, chain.experiment.segmenter, chain.stages["walk"].parameters
+    assert isinstance(classifier, MclClassifier) and segmenter is not None
+    assert (classifier.crop_size, classifier.crop_pair, classifier.attention, classifier.temperature) == (448, 224, "sam", 1)
+    assert (classifier.lambda_image, classifier.lambda_pixel, classifier.lambda_region) == (1, 1, 1)
+    assert (classifier.image_from, classifier.pixel_from, classifier.region_from, classifier.epochs) == (4, 8, 12, 16)
+    assert (classifier.batch_size, segmenter.batch_size, segmenter.bifpn_layers) == (16, 6, 3)
+    assert (segmenter.lambda_beacon, segmenter.beacon_steps, segmenter.beacon_samples, segmenter.beacon_threshold) == (0.05, 7, 128, "mean")
+    assert (walk["beta"], walk["steps"], chain.stages["boundary"].parameters["backbone"]) == (8, 64, "resnet50.tv_in1k")
+    assert chain.stages["segmenter"].upstream["scores"] is chain.stages["walk"]  # BEACON's soft masks
+
+
+def test_the_rows_of_muscles_ablation_differ_as_they_should() -> None:
+    chains = {
+        chain.name: chain for chain in planned(WORKFLOW / "presets/voc12-muscle.yaml", WORKFLOW / "studies/muscle_table1.yaml").chains
+    }
+    rows = ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "muscle"]
+    terms = [chains[name].stages["classifier"].parameters for name in rows]
+    assert len(chains) == 10 and [values["classification_loss"] for values in terms] == ["bce", *["hybrid"] * 4]
+    assert [[values[f"lambda_{name}"] for values in terms] for name in ("image", "pixel", "region")] == [
+        [0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 1],
+    ]
+    for name in rows:
+        multi, single = chains[name], chains[f"{name}-single"]
+        assert multi.stages["classifier"].id == single.stages["classifier"].id
+        assert single.stages["cams"].parameters == {**multi.stages["cams"].parameters, "scales": [1.0], "flip": False}
+
+
+def test_the_studies_of_muscle_share_their_stages() -> None:
+    preset = WORKFLOW / "presets/voc12-muscle.yaml"
+    plans = {
+        number: planned(preset, WORKFLOW / f"studies/muscle_{number}.yaml")
+        for number in (*(f"table{n}" for n in range(1, 7)), "figure8", "figureA10")
+    }
+
+    def ids(study: str, kind: str) -> set[str]:
+        return {chain.stages[kind].id for chain in plans[study].chains if kind in chain.stages}
+
+    own = {kind: stage.id for kind, stage in planned(preset).chains[0].stages.items()}
+    for study in ("table3", "table4", "table5", "table6", "figure8"):
+        assert ids(study, "classifier") == {own["classifier"]} and own["segmenter"] in ids(study, "segmenter")
+    assert own["classifier"] in ids("table1", "classifier") & ids("table2", "classifier")
+    assert len(ids("table1", "classifier") & ids("figureA10", "classifier")) == 1  # imc in batches of 16
+    assert ids("table3", "pseudo") == ids("table5", "pseudo") == {own["pseudo"]} < ids("table4", "pseudo") < ids("table2", "pseudo")
+    assert len(ids("table3", "segmenter") & ids("table4", "segmenter")) == 4  # b5 and b7, with and without BEACON
+    assert ids("table6", "segmenter") < ids("table5", "segmenter") < ids("table3", "segmenter")
+    assert ids("figure8", "segmenter") < ids("table3", "segmenter")
+
+
+def test_the_segmenters_of_muscle_are_those_of_their_tables() -> None:
+    preset = WORKFLOW / "presets/voc12-muscle.yaml"
+
+    def segmenters(number: int) -> dict[str, tuple[object, ...]]:
+        plan = planned(preset, WORKFLOW / f"studies/muscle_table{number}.yaml")
+        keys = ("bifpn_layers", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold")
+        found = {}
+        for chain in plan.chains:
+            values = chain.stages["segmenter"].parameters
+            backbone = values["backbone"].removeprefix("tf_efficientnet_").removesuffix(".aa_in1k")
+            assert values["batch_size"] == {"b3": 16, "b5": 8, "b7": 6}[backbone]
+            assert ("affinity" in chain.name) == ("affinity" in chain.stages)
+            found[chain.name] = (backbone, *(values.get(key) for key in keys))
+        return found
+
+    none = (None,) * 4
+    assert segmenters(3) == {
+        "muscle": ("b7", 3, 0.05, 7, 128, "mean"),
+        "muscle-b5": ("b5", 3, 0.05, 7, 128, "mean"),
+        "muscle-b3": ("b3", 3, 0.05, 7, 128, "mean"),
+        "no-beacon": ("b7", 3, *none),
+        "no-beacon-b5": ("b5", 3, *none),
+        "no-beacon-b3": ("b3", 3, *none),
+        "no-beacon-b3-bifpn2": ("b3", 2, *none),
+        "no-beacon-b3-bifpn1": ("b3", 1, *none),
+    }
+    settings = {
+        "no-beacon": none,
+        "tau0.5": (0.05, 7, 128, 0.5),
+        "k64": (0.05, 7, 64, "mean"),
+        "muscle": (0.05, 7, 128, "mean"),
+        "k256": (0.05, 7, 256, "mean"),
+        "steps5": (0.05, 5, 128, "mean"),
+        "steps9": (0.05, 9, 128, "mean"),
+        "lambda0.1": (0.1, 7, 128, "mean"),
+    }
+    assert segmenters(4) == {
+        f"{name}{network}{labels}": ("b5" if network else "b7", 3, *values)
+        for name, values in settings.items()
+        for network in ("", "-b5")
+        for labels in ("", "-affinity")
+    }
+
+
+def test_made_images_laid_last_have_their_own_tolerance_and_voc_can_have_the_masks_of_sbd() -> None:
+    study = WORKFLOW / "studies/muscle_figure8.yaml"
+    for chain in planned(study, WORKFLOW / "presets/shapes-muscle.yaml").chains:
+        assert chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 1
+    values = overlay(read_yaml(WORKFLOW / "presets/voc12-muscle.yaml"), read_yaml(study))
+    said = re.search(r"dataset: \{.*source: folder.*\}", study.read_text(encoding="utf-8"))
+    assert said
+    config = load_config(overlay(values, yaml.safe_load(said[0])))
+    assert config.dataset.source == "folder" and {each.evaluate.boundary_tolerance for each in config.experiments.values()} == {5}
+
+
+def test_the_rows_of_muscle_have_one_budget_and_the_small_studies_share_pseudo_masks() -> None:
+    plan = planned(WORKFLOW / "studies/muscle.yaml")
+    rows = {chain.name: chain for chain in plan.chains if chain.seed == 0}
+    assert list(rows)[:5] == ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "mcl"]
+    classifiers = {name: chain.stages["classifier"] for name, chain in rows.items()}
+    assert len({stage.id for stage in classifiers.values()}) == 5
+    budget = {"backbone", "epochs", "batch_size", "lr", "head_lr_factor", "resize", "crop_size", "output_stride", "optimizer"}
+    assert len({str({key: stage.parameters[key] for key in sorted(budget)}) for stage in classifiers.values()}) == 1
+    assert all(classifiers[name].id == classifiers["mcl"].id for name in ("mcl-multi-scale", "refined-affinity", "refined-boundary"))
+    beacon = planned(WORKFLOW / "studies/muscle_beacon.yaml")
+    refined = {chain.seed: chain.stages["pseudo"].id for chain in plan.chains if chain.name == "refined-boundary"}
+    assert {chain.seed: chain.stages["pseudo"].id for chain in beacon.chains} == refined
+    for seed in refined:
+        segmenters = [chain.stages["segmenter"].parameters for chain in beacon.chains if chain.seed == seed]
+        assert [(values["bifpn_layers"], values.get("loss")) for values in segmenters] == [
+            (layers, loss) for layers in (1, 2, 3) for loss in (None, "beacon")
+        ]
+    assert all(chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 3 for chain in beacon.chains)
