@@ -25,10 +25,11 @@ def provide_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> No
     Raises `UserError` if they are gone and the model has learned on.
     """
     archive = round_archive(run.stage.output, epoch)
-    if not archive.exists() and epoch < len(run.history):
+    if archive.exists():
+        return
+    if epoch < len(run.history):
         raise UserError(f"{archive}: missing, and the model it was made of is gone; remove {run.stage.output} to train anew")
-    if not archive.exists():
-        make_round(run, system, labels, epoch)
+    make_round(run, system, labels, epoch)
 
 
 def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
@@ -51,11 +52,10 @@ def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
     counts = np.stack(list(map_images(function, places, max(1, stage.threads // processes), stage, f"{what}: masks")))
     empty = sum(not row[1:].any() for row, record in zip(counts, share, strict=True) if record.labels)
     facts = torch.tensor([counts[:, 0].sum(), counts.sum(), empty], dtype=torch.float64, device=run.fabric.device)
+    # The sum also waits until every process has written its masks.
     background, pixels, missed = run.fabric.all_reduce(facts, reduce_op="sum").tolist()  # type: ignore[union-attr]
     if run.fabric.is_global_zero:
         stage.log(f"{what}: {background / pixels:.0%} of the pixels background; {missed:.0f} images have classes but no foreground")
-    run.fabric.barrier()
-    if run.fabric.is_global_zero:
         pack_masks(masks, [record.id for record in records], round_archive(stage.output, epoch))
         shutil.rmtree(work)
     run.fabric.barrier()
