@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks import affinity, beacon, contrast, crf, evaluate, store, transport, walk
+from benchmarks import affinity, beacon, contrast, crf, evaluate, patches, store, transport, walk
 from benchmarks.harness import HotSpot
 
 HOT_SPOTS: list[HotSpot] = [
     *contrast.HOT_SPOTS,
+    *patches.HOT_SPOTS,
     *transport.HOT_SPOTS,
     *store.HOT_SPOTS,
     *crf.HOT_SPOTS,

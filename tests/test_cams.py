@@ -14,10 +14,11 @@ from conftest import stage_at
 from torch.nn import functional
 
 from wsss_core import cams as cams_module
-from wsss_core.cams import classify, multiscale_cams, normalise_cams, write_cams
+from wsss_core.cams import classify, image_embeddings, multiscale_cams, normalise_cams, write_cams
 from wsss_core.config import Cams
 from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
+from wsss_core.data.transforms import normalise
 from wsss_core.engine.models import load_model
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
@@ -105,10 +106,31 @@ def test_a_killed_stage_goes_on_after_its_last_shard(ready: Callable[..., tuple[
 def test_classify_gives_probabilities_and_labels(ready: Callable[..., tuple[Plan, Path]]) -> None:
     plan, directory = ready()
     index = read_index(plan.directory(plan.chains[0].stages["data"]), None)
-    scores, labels = classify(stage_at(directory), index, "val")
+    scores, labels, embeddings = classify(stage_at(directory), index, "val")
     assert scores.shape == labels.shape == (6, 3)
     assert ((scores >= 0) & (scores <= 1)).all()
     np.testing.assert_array_equal(labels, [index.multi_hot(record) for record in index.split("val")])
+    assert embeddings is not None and len(embeddings) == 6
+
+
+def test_embeddings_are_what_the_image_contrast_compares(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    terms = {"image_from": 0, "pixel_from": 0, "region_from": 0}
+    plan = planned({"classifier": {"system": "mcl", "crop_pair": 48, "output_stride": 8, "epochs": 1, **terms}})
+    classifier, index = do(plan, "classifier"), read_index(do(plan, "data"), None)
+    embeddings = classify(stage_at(plan.directory(plan.chains[0].stages["cams"])), index, "val").embeddings
+    trained = load_model(classifier)
+    images = [normalise(read_image(index.image_path(record)), trained.system.mean, trained.system.std) for record in index.split("val")]
+    with torch.inference_mode(), image_embeddings(trained.model) as collected:
+        expected = [trained.model(image[None]).embeddings for image in images]
+    np.testing.assert_allclose(embeddings, torch.cat(expected), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(collected), embeddings, rtol=1e-5, atol=1e-6)
+    trained.model(images[0][None])
+    assert len(collected) == 6  # what comes after the block is not collected
+
+
+def test_a_network_without_a_backbone_has_no_embeddings() -> None:
+    with image_embeddings(torch.nn.Linear(2, 2)) as collected:
+        assert collected == []
 
 
 @pytest.mark.parametrize("system", ["cam", "rsa_cfc"])

@@ -6,12 +6,14 @@ Each map is the sum over scales and mirrored images of ReLU(w_c . f), resized to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ from wsss_core.data.transforms import normalise
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import TrainedModel, load_model, snapshot_directory
 from wsss_core.errors import UserError
+from wsss_core.nn.backbones import Features
 from wsss_core.stages import SPEC, Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
 from wsss_core.systems.base import CamSystem
@@ -114,16 +117,54 @@ def normalise_cams(maps: np.ndarray) -> np.ndarray:
     return maps / (maps.max(axis=(1, 2), keepdims=True) + _EPS)
 
 
+class Classified(NamedTuple):
+    """What a classifier makes of N images.
+
+    Attributes
+    ----------
+    scores
+        Class probabilities, float32[N, C-1].
+    labels
+        Image-level labels, float32[N, C-1].
+    embeddings
+        float32[N, D], see `image_embeddings`; None of a network that has no backbone `features`.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    embeddings: np.ndarray | None
+
+
 @torch.inference_mode()
-def classify(stage: Stage, index: DataIndex, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return class probabilities and image-level labels, both float32[N, C-1], of a split; one pass per image, at the CAMs' scale 1 (parameter `resize`)."""
+def classify(stage: Stage, index: DataIndex, split: str) -> Classified:
+    """Classify the images of a split; one pass per image, at the CAMs' scale 1 (parameter `resize`)."""
     torch.set_num_threads(stage.threads)
     trained = load_model(stage.input("model"), torch_device(stage.gpus))
     records = index.split(split)
     plain = Cams(scales=(1.0,), flip=False, resize=stage.parameters.get("resize"))
     images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "classify", len(records))
-    scores = [multiscale_cams(trained, image, plain)[1] for image in images]
-    return np.stack(scores), np.stack([index.multi_hot(record) for record in records])
+    with image_embeddings(trained.model) as embeddings:
+        scores = [multiscale_cams(trained, image, plain)[1] for image in images]
+    labels = np.stack([index.multi_hot(record) for record in records])
+    return Classified(np.stack(scores), labels, np.concatenate(embeddings) if embeddings else None)
+
+
+@contextlib.contextmanager
+def image_embeddings(model: nn.Module) -> Iterator[list[np.ndarray]]:
+    """Collect the embeddings float32[N, D] of all batches that pass through a model inside the block; none if its `features` are no backbone.
+
+    An embedding is the mean of the backbone's final features over the whole image: what MuSCLe's image contrast compares (Eq. 1).
+    """
+    collected: list[np.ndarray] = []
+    features = getattr(model, "features", None)
+    if not isinstance(features, Features):
+        yield collected
+        return
+    hook = features.register_forward_hook(lambda _, __, output: collected.append(output[0].float().mean(dim=(2, 3)).cpu().numpy()))
+    try:
+        yield collected
+    finally:
+        hook.remove()
 
 
 def _kept(config: Cams, record: Record, scores: np.ndarray) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, Training
+from wsss_core.config import LABELS_CRF, WALK_BETA, ApcClassifier, Config, Experiment, IsimClassifier, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -140,6 +140,9 @@ class _ChainBuilder:
         self._judge_own_labels(classifier)
         cams = self._add("cams", "cams", parameters, model=classifier)
         threshold = self._judge("cams", cams, protocol)
+        if isinstance(experiment.classifier, ApcClassifier):
+            self._single_stage(classifier)
+            return
         scores, method = cams, experiment.refine.method
         if method in ("affinity", "boundary"):
             scores = self._walk(cams, classifier)
@@ -156,6 +159,15 @@ class _ChainBuilder:
         used = [name for name in (protocol["crf"], experiment.pseudo.crf) if name != "none"]
         protocol = {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}
         self._evaluate("pseudo", {"split": "train"}, protocol, masks=pseudo, **chosen)
+
+    def _single_stage(self, model: Stage) -> None:
+        """Pseudo masks and predictions of a classifier that segments, and how far its patches' embeddings lie apart."""
+        self._predict("pseudo", model, "train", image_labels=True)
+        split = self.experiment.predict.split
+        self._predict("end_to_end", model, split)
+        self._predict("end_to_end-labels", model, split, image_labels=True)
+        resize = self.experiment.predict.resize
+        self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
 
     def _walk(self, cams: Stage, classifier: Stage) -> Stage:
         """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
@@ -223,11 +235,19 @@ class _ChainBuilder:
             if experiment.segmenter.loss == "beacon":
                 labels["scores"] = pseudo.upstream["scores"]  # the same masks before they were cut: soft
         model = self._train("segmenter", experiment.segmenter, extra, **labels)
-        predictions = self._add("predict", "predict", experiment.predict.model_dump(mode="json"), model=model)
-        protocol = {**experiment.predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": False}
-        tolerance = experiment.evaluate.boundary_tolerance
-        parameters = {"split": experiment.predict.split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}
-        self._evaluate("segmenter", parameters, {**protocol, "supervision": experiment.supervision}, masks=predictions)
+        self._predict("segmenter", model, experiment.predict.split, stage="predict", supervision=experiment.supervision)
+
+    def _predict(self, subject: str, model: Stage, split: str, *, image_labels: bool = False, stage: str = "", **protocol: Any) -> None:
+        """Predictions of a network that segments, under the name `stage` (or `subject`), and their evaluation.
+
+        With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val.
+        """
+        predict, tolerance = self.experiment.predict, self.experiment.evaluate.boundary_tolerance
+        known = {"image_labels": True} if image_labels else {}
+        parameters = {**predict.model_dump(mode="json"), "split": split, **known}
+        masks = self._add(stage or subject, "predict", parameters, model=model)
+        protocol = {**predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": image_labels, **protocol}
+        self._evaluate(subject, {"split": split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}, protocol, masks=masks)
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
         parameters = training.model_dump(mode="json", exclude=training.unused)

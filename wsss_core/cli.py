@@ -247,7 +247,7 @@ def figures(
     records: Annotated[list[Path], typer.Argument(metavar="EXPERIMENT.json...", help="The experiments' records.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the figures.")] = Path("results/figures"),
 ) -> None:
-    """Draw loss curves and threshold curves of experiments."""
+    """Draw loss curves, threshold curves and image embeddings of experiments."""
     from wsss_core.report.figures import write_figures
 
     write_figures(records, output)

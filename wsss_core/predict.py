@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from wsss_core.data.transforms import normalise
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import DESCRIPTION, load_model
 from wsss_core.errors import UserError
-from wsss_core.files import atomic_path
+from wsss_core.files import atomic_path, read_json
 from wsss_core.refine.predictions import present_classes, refine_predictions, refine_probabilities
 from wsss_core.stages import SPEC, Stage
 from wsss_core.store import ScoreWriter, shard_ranges
-from wsss_core.systems.segment import Segment
+from wsss_core.systems import system_type
+from wsss_core.systems.base import SegmentSystem, System
 
 __all__ = ["Predictor", "classify", "find_images", "find_model", "predict_images", "predict_stage"]
 
@@ -46,7 +47,7 @@ class Predictor:
     def __init__(self, model_dir: Path, config: Predict | dict | None = None, device: str = "cpu") -> None:
         self.config = config if isinstance(config, Predict) else validate(Predict, config or {}, "predict")
         self.trained = load_model(model_dir, device)
-        if not isinstance(self.trained.system, Segment):
+        if not isinstance(self.trained.system, SegmentSystem):
             raise UserError(f"{model_dir}: holds no segmenter but the system '{self.trained.system.config.system}'")
         self.device = device
 
@@ -56,9 +57,13 @@ class Predictor:
         return self.trained.classes
 
     @torch.inference_mode()
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Return class probabilities float32[C, H, W] of an image uint8[H, W, 3], averaged over scales and flips."""
+    def probabilities(self, image: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
+        """Return class probabilities float32[C, H, W] of an image uint8[H, W, 3], averaged over scales and flips.
+
+        Where the image's `classes` (class numbers, without background) are given, those of all others are 0 (and no longer sum to 1).
+        """
         system = self.trained.system
+        assert isinstance(system, SegmentSystem)
         pixels = normalise(image, system.mean, system.std).unsqueeze(0).to(self.device)
         height, width = image.shape[:2]
         base = self.config.resize / max(height, width) if self.config.resize else 1.0
@@ -68,15 +73,18 @@ class Predictor:
             if self.config.flip:
                 inputs = torch.cat([inputs, inputs.flip(-1)])
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda" and torch.cuda.is_bf16_supported()):
-                logits = self.trained.model(inputs)
+                logits = system.segment(self.trained.model, inputs)
             logits = functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
             probabilities = logits.softmax(dim=1)
             parts.append((probabilities[0] + probabilities[1].flip(-1)) / 2 if self.config.flip else probabilities[0])
-        return torch.stack(parts).mean(dim=0).cpu().numpy()
+        mean = torch.stack(parts).mean(dim=0).cpu().numpy()
+        if classes is not None:
+            mean[np.setdiff1d(np.arange(1, len(mean)), classes)] = 0
+        return mean
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
-        """Return class numbers uint8[H, W] of an image uint8[H, W, 3]."""
-        probabilities = self.probabilities(image)
+    def labels(self, image: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
+        """Return class numbers uint8[H, W] of an image uint8[H, W, 3]; with the image's `classes` no others."""
+        probabilities = self.probabilities(image, classes)
         if self.config.crf == "none":
             return probabilities.argmax(axis=0).astype(np.uint8)
         return refine_probabilities(image, probabilities, self.config.crf)
@@ -85,33 +93,36 @@ class Predictor:
 def predict_stage(stage: Stage) -> None:
     """Do a predict stage. Output: `masks/<id>.png` for each image of the split.
 
+    Parameters of the stage: those of `Predict`, with any split; `image_labels`: the image-level labels are known, and no other class gets a pixel.
     With a CRF the network's probabilities go to a store first, so that the CRF can run in `stage.threads` processes.
     """
-    config = validate(Predict, stage.parameters, str(stage.output / SPEC))
+    parameters = {key: value for key, value in stage.parameters.items() if key not in ("split", "image_labels")}
+    config = validate(Predict, parameters, str(stage.output / SPEC))
+    known = bool(stage.parameters.get("image_labels"))
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     torch.set_num_threads(stage.threads)
     predictor = Predictor(stage.input("model"), config, torch_device(stage.gpus))
     folder = stage.resume / "masks"
     folder.mkdir(exist_ok=True)
-    todo = [record for record in index.split(config.split) if not (folder / f"{record.id}.png").exists()]
+    todo = [record for record in index.split(stage.parameters["split"]) if not (folder / f"{record.id}.png").exists()]
     if config.crf == "none":
         images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "predict", len(todo))
         for record, image in zip(todo, images, strict=True):
             with atomic_path(folder / f"{record.id}.png") as temporary:
-                save_mask(temporary, predictor.labels(image))
+                save_mask(temporary, predictor.labels(image, record.labels if known else None))
     else:
         for begin, end in shard_ranges(len(todo), _SHARD):
-            _predict_with_crf(stage, predictor, index, todo[begin:end], folder)
+            _predict_with_crf(stage, predictor, index, todo[begin:end], folder, known)
     stage.publish_directory("masks")
 
 
-def _predict_with_crf(stage: Stage, predictor: Predictor, index: DataIndex, records: list[Record], folder: Path) -> None:
+def _predict_with_crf(stage: Stage, predictor: Predictor, index: DataIndex, records: list[Record], folder: Path, known: bool) -> None:
     """Predict some images and refine them; between the two, what the CRF needs lies in a store."""
     scores = stage.resume / "probabilities.h5"
     images = stage.track(read_ahead(index, records, int(stage.spec.run.get("workers", 0))), "predict", len(records))
     with ScoreWriter(scores, index.num_classes) as writer:
         for record, image in zip(records, images, strict=True):
-            probabilities = predictor.probabilities(image)
+            probabilities = predictor.probabilities(image, record.labels if known else None)
             present = present_classes(probabilities)
             writer.add(record.id, probabilities[present], present, image.shape[:2])
     places = [(record.id, index.image_path(record)) for record in records]
@@ -119,14 +130,24 @@ def _predict_with_crf(stage: Stage, predictor: Predictor, index: DataIndex, reco
 
 
 def find_model(path: Path) -> Path:
-    """Return the segmenter's directory for a model, seed or experiment directory; raises `UserError` if there is none."""
-    candidates = [path, path / "segmenter", *sorted(path.glob("seed*/segmenter"))]
-    for candidate in candidates:
-        if (candidate / DESCRIPTION).is_file():
-            return candidate
+    """Return the segmenter's directory for a model, seed or experiment directory; raises `UserError` if there is none.
+
+    A single-stage experiment without a further segmenter has its classifier's: that of the system `apc`.
+    """
+    if (path / DESCRIPTION).is_file():
+        return path
+    for name in ("segmenter", "classifier"):
+        for candidate in (path / name, *sorted(path.glob(f"seed*/{name}"))):
+            if (candidate / DESCRIPTION).is_file() and issubclass(_system_in(candidate), SegmentSystem):
+                return candidate
     raise UserError(
         f"{path}: holds no finished segmenter; expected results/<data set>/experiments/<name> or a directory with {DESCRIPTION}"
     )
+
+
+def _system_in(directory: Path) -> type[System]:
+    path = directory / DESCRIPTION
+    return system_type(str(read_json(path)["parameters"]["system"]), str(path))
 
 
 def find_images(inputs: Iterable[Path]) -> list[tuple[Path, Path]]:

@@ -56,7 +56,8 @@ def collect(path: Path) -> Path:
             link.unlink()
     for name, stage in spec["stages"].items():
         manifest = read_json(Path(stage["directory"]) / MANIFEST)
-        stage.update(seconds=manifest["wall_seconds"], device=manifest["device"], peak_memory_mb=manifest["peak_memory_mb"])
+        memory = {key: manifest.get(key) for key in ("peak_memory_mb", "peak_gpu_memory_mb")}
+        stage.update(seconds=manifest["wall_seconds"], device=manifest["device"], **memory)
         _link(path.parent / name, Path(stage["directory"]))
     for subject, directory in spec["evaluations"].items():
         _link(path.parent / f"evaluate-{subject}", Path(directory))

@@ -237,9 +237,18 @@ def _manifest(stage: Stage, seconds: float) -> dict[str, Any]:
         "threads": stage.threads,
         "wall_seconds": round(seconds, 2),
         "peak_memory_mb": round(peak / 1024, 1),
+        "peak_gpu_memory_mb": _peak_gpu_memory(),
         **stage.facts,
         "outputs": {str(p.relative_to(spec.output)): sha256(p) for p in files},
     }
+
+
+def _peak_gpu_memory() -> float | None:
+    """The most memory in MB that this process had on one GPU; None if it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())) / 2**20, 1)
 
 
 def _git_commit() -> str | None:

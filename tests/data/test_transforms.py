@@ -99,6 +99,20 @@ def test_limits_resize_only_what_is_beyond_them(size: tuple[int, int], expected:
         assert abs(rows / columns - size[0] / size[1]) < 0.05 * size[0] / size[1]
 
 
+@pytest.mark.parametrize("size", [(40, 100), (128, 64), (64, 64)])
+def test_square_shows_the_whole_image_and_no_padding(size: tuple[int, int]) -> None:
+    image, mask = make(resize="square")(*sample(*size))
+    assert mask is not None and 255 not in mask
+    height, width = size
+    _, given = sample(*size)
+    assert [int(mask[y, x]) for y, x in ((24, 20), (50, 50), (5, 60))] == [
+        given[24 * height // 64, 20 * width // 64],
+        given[50 * height // 64, 50 * width // 64],
+        given[5 * height // 64, 60 * width // 64],
+    ]
+    torch.testing.assert_close(red(image)[[24, 50], [20, 50]], torch.tensor([70.0, 200]), atol=1, rtol=0)
+
+
 def test_resized_mask_follows_the_image() -> None:
     """Red is 10 times the mask except at edges, where the image is smooth: the centres of gravity show any shift."""
     image, mask = make(resize=(51, 51), crop_size=51)(*sample(200, 200))

@@ -13,6 +13,7 @@ from wsss_core.data.index import DataIndex, Record, write_index
 from wsss_core.errors import UserError
 from wsss_core.evaluate import stage as module
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
+from wsss_core.evaluate.embeddings import read_embeddings
 from wsss_core.evaluate.stage import evaluate
 from wsss_core.refine.scores import upsample
 from wsss_core.stages import Spec, Stage
@@ -246,13 +247,28 @@ def test_classifier_needs_no_masks(tmp_path, truths, monkeypatch):
     probabilities = np.array([[0.9, 0.2], [0.8, 0.6], [0.3, 0.7]], np.float32)
     labels = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
     predict = types.ModuleType("wsss_core.predict")
-    predict.classify = lambda stage, index, split: (probabilities, labels)
+    embeddings = np.random.default_rng(3).standard_normal((3, 4)).astype(np.float32)
+    predict.classify = lambda stage, index, split: (probabilities, labels, embeddings)
     monkeypatch.setitem(sys.modules, "wsss_core.predict", predict)
     evaluate(make_stage(tmp_path, "classifier"))
     (figure,) = read(tmp_path)["figures"]
     assert (figure["rule"], figure["map"], figure["ap"]) == ("none", 1, {"cat": 1, "dog": None})
     assert figure["accuracy"] == pytest.approx(4 / 6)
     assert (tmp_path / "out" / "per_class.csv").read_text() == "class,ap\ncat,1.0\ndog,\n"
+    kept, kept_labels = read_embeddings(tmp_path / "out")
+    assert (kept.dtype, kept_labels.dtype) == (np.float16, bool)
+    np.testing.assert_allclose(kept, embeddings, rtol=1e-3)
+    np.testing.assert_array_equal(kept_labels, labels)
+
+
+def test_a_classifier_may_have_no_embeddings(tmp_path, truths, monkeypatch):
+    write_data(tmp_path)
+    predict = types.ModuleType("wsss_core.predict")
+    predict.classify = lambda stage, index, split: (np.full((3, 2), 0.4), np.ones((3, 2)), None)
+    monkeypatch.setitem(sys.modules, "wsss_core.predict", predict)
+    evaluate(make_stage(tmp_path, "classifier"))
+    assert read(tmp_path)["figures"][0]["map"] == 1
+    assert read_embeddings(tmp_path / "out") is None
 
 
 def test_unknown_subject(tmp_path, truths):

@@ -147,6 +147,20 @@ def test_cams_over_the_training_are_drawn_against_iterations(tree, tmp_path):
     assert ">full<" not in svg  # no snapshots
 
 
+def test_image_embeddings_are_drawn_where_the_evaluation_kept_them(tree, tmp_path):
+    figure = {"rule": "none", "threshold": None, "map": 0.5, "ap": {"cat": 0.5, "<dog> & co": 0.5}}
+    path = variant(tree, "seen", evaluations={"classifier": {"split": "val", "figures": [figure]}})
+    (path.parent / "evaluate-classifier").mkdir()
+    np.save(path.parent / "evaluate-classifier" / "embeddings.npy", np.random.default_rng(0).random((12, 5)).astype(np.float16))
+    np.save(path.parent / "evaluate-classifier" / "labels.npy", np.eye(2, dtype=bool)[np.arange(12) % 2])
+    names = {path.name for path in write_figures(iter([tree, path]), tmp_path / "figures")}
+    assert {"embeddings.svg", "embeddings.png"} < names
+    svg = (tmp_path / "figures" / "embeddings.svg").read_text()
+    for text in (">seen<", ">cat<", "&lt;dog&gt; &amp; co", "Image embeddings, val"):
+        assert text in svg
+    assert ">full<" not in svg
+
+
 def test_same_records_give_the_same_svg(tree, tmp_path):
     for name in ("one", "two"):
         write_figures([tree], tmp_path / name)

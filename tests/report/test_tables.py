@@ -10,6 +10,7 @@ import pytest
 from wsss_core.config import Table
 from wsss_core.errors import UserError
 from wsss_core.report.markdown import to_markdown
+from wsss_core.report.published import Published
 from wsss_core.report.tables import COLUMNS, main_figures, make_table, write_table
 
 PROTOCOL = {"image_labels": True, "crf": "none", "scales": [0.5, 1.0], "flip": True}
@@ -184,6 +185,20 @@ def test_data_without_masks():
     assert line["n"] == 0
     del bare["evaluations"]["classifier"]
     assert "No figures" in to_markdown(make_table([bare], Table()), Table(), "t")
+
+
+def test_what_a_stage_cost_is_no_percentage():
+    records = [record(seed=seed) for seed in (0, 1)]
+    for each, seconds in zip(records, (100, 140), strict=True):
+        each["stages"] = {"classifier": {"seconds": seconds, "peak_memory_mb": 2048.0}, "data": {}}
+    table = Table(values=["cost.classifier.seconds", "cost.classifier.memory_gb", "cams.train.miou"])
+    seen = Published("base", "cost.classifier.seconds", "369", "Someone 2020", "file: line 2")
+    frame = make_table(records, table, [seen])
+    assert frame["mean"].tolist() == pytest.approx([120, 2, 0.4]) and frame["published"][0] == 369
+    assert not [name for name in main_figures(records) if name.startswith("cost.")]
+    text = to_markdown(frame, table, "costs")
+    assert "Cost classifier time (s)" in text and "| 120.0 ± 28.3 (369) | 2.0 ± 0.0 | 40.0 ± 0.0 |" in text
+    assert "- Cost, classifier: of the whole stage" in text
 
 
 def test_write_table(tmp_path):

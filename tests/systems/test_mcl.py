@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from wsss_core.config import load_config
 from wsss_core.data.index import read_index
@@ -99,8 +98,9 @@ def test_the_overlap_is_sampled_where_both_crops_show_it() -> None:
     expected_rows, expected_columns = 16 + (torch.arange(6) + 0.5) * 24 / 6, 8 + (torch.arange(6) + 0.5) * 32 / 6
     torch.testing.assert_close(sampled[0, 0], expected_rows[:, None].expand(6, 6))
     torch.testing.assert_close(sampled[0, 1], expected_columns.expand(6, 6))
-    shifted = _overlap(whole - torch.tensor([8.0, 8])[:, None, None], boxes - 8, 48)
-    torch.testing.assert_close(shifted[..., 1:, 1:], sampled[..., 1:, 1:] - 16, atol=17, rtol=0)
+    # The other crop begins 8 pixels further down and right: there the same points lie 8 pixels less far in, and have the same values.
+    other = _overlap(whole + 8, boxes - 8, 48)
+    torch.testing.assert_close(other[..., 1:, 1:], sampled[..., 1:, 1:])  # the first lie on its border, within half a cell
 
 
 def test_terms_are_switched_on_one_after_another() -> None:
@@ -168,8 +168,7 @@ def test_one_step_moves_every_part(attention: str) -> None:
     optimiser.step()
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, start.get_parameter(name))}
     parts = [name for name, _ in model.named_parameters() if not name.startswith("features.")]
-    # The bias of the key adds the same to all cells that a cell reads from: the softmax does not see it.
-    assert {name for name in parts if name != "attention.key.bias"} <= moved
+    assert set(parts) <= moved
     assert any(name.startswith("features.") for name in moved)
 
 
@@ -183,16 +182,22 @@ def test_the_second_crop_learns_nothing() -> None:
     assert gradient[:, 0].any() and not gradient[:, 1].any()
 
 
+def projections(module: SpatialAttention) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+    return module.query, module.key, module.value
+
+
 def by_loop(module: SpatialAttention, maps: Tensor) -> Tensor:
     """Eq. 2, cell by cell, in float64."""
     result = torch.zeros_like(maps, dtype=torch.float64)
-    project = lambda conv, m: functional.conv2d(m.double(), conv.weight.double(), conv.bias.double())  # noqa: E731
-    query, key, value = (project(conv, maps) for conv in (module.query, module.key, module.value))
+    query, key, value = (torch.einsum("dc,ncyx->ndyx", conv.weight[:, :, 0, 0].double(), maps.double()) for conv in projections(module))
+    value = value + module.value.bias.double()[:, None, None]
+    query, key = (m - m.mean(dim=(2, 3), keepdim=True) for m in (query, key))
+    query, key = (m / m.norm(dim=1, keepdim=True) for m in (query, key))
     _, _, height, width = maps.shape
     cells = [(y, x) for y in range(height) for x in range(width)]
     for n in range(len(maps)):
         for y, x in cells:
-            weights = torch.stack([(query[n, :, y, x] * key[n, :, v, u]).sum() for v, u in cells]).softmax(dim=0)
+            weights = torch.stack([(query[n, :, y, x] * key[n, :, v, u]).sum() / 0.1 for v, u in cells]).softmax(dim=0)
             result[n, :, y, x] = sum(w * value[n, :, v, u] for w, (v, u) in zip(weights, cells, strict=True))
     return result
 
@@ -201,11 +206,30 @@ def test_spatial_attention_is_the_loops() -> None:
     torch.manual_seed(0)
     module, maps = SpatialAttention(3), torch.randn(2, 3, 4, 5)
     identity = torch.eye(3)
-    for conv in (module.query, module.key, module.value):
-        assert torch.equal(conv.weight[:, :, 0, 0], identity) and not conv.bias.any()
+    assert not module.value.bias.any()
+    nn.init.normal_(module.value.bias)
+    for conv in projections(module):
+        assert torch.equal(conv.weight[:, :, 0, 0], identity)
         nn.init.normal_(conv.weight)
-        nn.init.normal_(conv.bias)
     torch.testing.assert_close(module(torch.empty(0), maps).double(), by_loop(module, maps), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 30, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spatial_attention_keeps_an_object_apart_whatever_the_size_of_the_logits(size: float, dtype: torch.dtype) -> None:
+    """Maps as a classifier has them: nearly all negative, one class above zero on its object."""
+    maps = -torch.rand(1, 15, 10, 10, generator=torch.Generator().manual_seed(0)) - 0.5
+    maps[0, 3, 2:6, 3:8] += 1.2
+    inside = torch.zeros(10, 10, dtype=torch.bool)
+    inside[2:6, 3:8] = True
+    module = SpatialAttention(15)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        attended = module(torch.empty(0), size * maps)
+    shown = attended[0, 3]
+    assert torch.isfinite(attended).all() and shown[inside].min() > shown[~inside].max()
+    shown[inside].mean().backward()
+    for conv in (module.query, module.key):
+        assert conv.weight.grad is not None and conv.weight.grad.abs().max() > 1e-4 * size
 
 
 def test_pixel_correlation_compares_features_that_it_does_not_teach() -> None:
@@ -222,6 +246,7 @@ def test_pixel_correlation_compares_features_that_it_does_not_teach() -> None:
     ("keys", "message"),
     [
         ({"epochs": 10}, "region_from must be smaller than epochs (or lambda_region 0), got 12 and 10"),
+        ({"crop_pair": 31}, "crop_pair must be at least twice output_stride (2 x 2 cells), got 31 and 16"),
         ({"crop_pair": 600}, "crop_pair must not be greater than crop_size, got 600 and 512"),
         ({"attention": "non-local"}, "classifier.attention: expected 'sam' or 'pcm', got 'non-local'"),
     ],

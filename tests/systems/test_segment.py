@@ -59,7 +59,7 @@ def test_the_soft_mask_is_cut_as_the_image_is(planned: Planned, do: Do) -> None:
 
     system = make_system(spec.parameters, index.num_classes, "test")
     load = system.load(index, spec.inputs)
-    seen = set()
+    seen, padded = set(), False
     for seed, record in enumerate(index.split("train")):
         torch.manual_seed(seed)
         sample = load(record)
@@ -69,8 +69,10 @@ def test_the_soft_mask_is_cut_as_the_image_is(planned: Planned, do: Do) -> None:
         sure = soft.float().topk(2, dim=0).values.diff(dim=0)[0].abs() > 5  # steps of 1/255 may have tied
         assert torch.equal(soft.argmax(dim=0)[inside & sure], target[inside & sure])
         assert not soft[[c for c in range(1, 4) if c not in record.labels]][:, inside].any()
+        assert not soft[:, ~inside].any()
+        padded |= not inside.all()
         seen |= set(target[inside].tolist())
-    assert len(seen) > 1
+    assert len(seen) > 1 and padded
 
 
 def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
@@ -82,7 +84,7 @@ def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
         "target": torch.randint(0, 4, (2, 64, 64), generator=generator),
         "soft": torch.randint(0, 256, (2, 4, 16, 16), generator=generator).to(torch.uint8),
     }
-    batch["target"][0, :, 40:] = 255
+    batch["target"][0, :, 41:] = 255
     torch.manual_seed(3)
     losses = trained.system.losses(trained.model, batch, Progress(0, 0, 1))
     dense = trained.model(batch["image"], dense=True)
@@ -90,10 +92,11 @@ def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
     torch.testing.assert_close(dense.logits, trained.model(batch["image"]))
     torch.testing.assert_close(losses["segmentation"], pixel_cross_entropy(dense.logits, batch["target"]))
     torch.manual_seed(3)
-    ignore = torch.zeros(2, 16, 16, dtype=torch.bool)
-    ignore[0, :, 10:] = True
-    expected = beacon_loss(dense.features, dense.coarse, batch["soft"] / 255, steps=2, samples=30, threshold=0.4, ignore=ignore)
+    ignore = torch.zeros(2, 64, 64, dtype=torch.bool)
+    ignore[0, :, 41:] = True
+    expected = beacon_loss(dense.features, dense.logits, batch["soft"] / 255, steps=9, samples=30, threshold=0.4, ignore=ignore)
     torch.testing.assert_close(losses["beacon"], 0.5 * expected)
+    assert losses["beacon"] != 0
     (torch.stack(list(losses.values())).sum()).backward()
 
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from presets import WORKFLOW, planned
 
-from wsss_core.config import IsimClassifier, MclClassifier, load_config, overlay, read_yaml
+from wsss_core.config import ApcClassifier, IsimClassifier, MclClassifier, load_config, overlay, read_yaml
+from wsss_core.engine.optimiser import lr_factor
 
 NETWORKS = {
     "resnet50.tv_in1k",
@@ -126,9 +127,8 @@ def test_the_rows_of_isim_have_one_budget_and_the_small_studies_share_a_classifi
     often = {chain.name: chain for chain in planned(WORKFLOW / "studies/isim_frequency.yaml").chains}
     assert often["every-2"].stages["classifier"].id == rows["deeplabcam"].stages["classifier"].id
     assert {name: chain.experiment.classifier.label_epochs for name, chain in often.items()} == {
-        "every-1": (2, 3, 4, 5, 6, 7),
-        "every-2": (2, 4, 6),
-        "every-4": (2, 6),
+        "every-1": (2, 3, 4, 5),
+        "every-2": (2, 4),
         "once": (2,),
         "converged": (),
     }
@@ -259,3 +259,73 @@ def test_the_rows_of_muscle_have_one_budget_and_the_small_studies_share_pseudo_m
             (layers, loss) for layers in (1, 2, 3) for loss in (None, "beacon")
         ]
     assert all(chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 3 for chain in beacon.chains)
+
+
+@pytest.mark.parametrize("data", ["voc12", "coco14"])
+def test_the_presets_of_apc_have_the_papers_values(data: str) -> None:
+    chain = planned(WORKFLOW / f"presets/{data}-apc.yaml").chains[0]
+    network, tests = chain.experiment.classifier, chain.experiment.predict
+    assert isinstance(network, ApcClassifier) and network.backbone.startswith("vit_base_patch16_384.")
+    assert (network.resize, network.crop_size, network.output_stride, network.batch_size, network.epochs) == ("square", 384, 16, 16, 15)
+    assert (network.pooling, network.k, network.theta, network.epsilon, network.hv_bilstm) == ("adaptive", 6, 0.9, 0.85, True)
+    assert (network.lambda_segmentation, network.lambda_contrast, network.optimizer) == (0.02, 0.01, "adam")
+    for images in (10_582, 82_783):
+        steps = -(-images // network.batch_size)
+        rates = [network.lr * lr_factor(network, epoch * steps, 15 * steps) for epoch in range(15)]
+        assert rates == pytest.approx([1e-3] * network.head_epochs + [1e-4] * 13) and network.head_epochs == 2
+    assert (tests.resize, chain.experiment.cams.resize, tests.scales, tests.crf) == (960, 960, (1.0,), "vitpcm")
+    known = {name: chain.stages[name].parameters.get("image_labels", False) for name in ("pseudo", "end_to_end", "end_to_end-labels")}
+    assert known == {"pseudo": True, "end_to_end": False, "end_to_end-labels": True} and "segmenter" not in chain.stages
+
+
+@pytest.mark.parametrize("study", ["apc", "apc_table8"])
+def test_the_components_of_apc_come_one_by_one(study: str) -> None:
+    files = [WORKFLOW / f"studies/{study}.yaml"]
+    plan = planned(*files if study == "apc" else (WORKFLOW / "presets/voc12-apc.yaml", *files))
+    chains = {chain.name: chain for chain in plan.chains if chain.seed == 0}
+    parts = {}
+    for name in ("vit", "vit+bilstm", "vit+bilstm+crf", "vit+bilstm+crf+akp", "apc"):
+        network = chains[name].experiment.classifier
+        assert isinstance(network, ApcClassifier)
+        parts[name] = (network.hv_bilstm, chains[name].experiment.predict.crf, network.pooling, network.lambda_contrast)
+    assert list(parts.values()) == [
+        (False, "none", "max", 0),
+        (True, "none", "max", 0),
+        (True, "vitpcm", "max", 0),
+        (True, "vitpcm", "adaptive", 0),
+        (True, "vitpcm", "adaptive", 0.01),
+    ]
+    trainings = {name: chain.stages["classifier"] for name, chain in chains.items()}
+    assert trainings["vit+bilstm"].id == trainings["vit+bilstm+crf"].id
+    assert len({stage.id for stage in trainings.values()}) == len(trainings) - 1
+    own = {"pooling", "k", "theta", "hv_bilstm", "lambda_contrast", "epsilon"}
+    assert len({str({key: value for key, value in stage.parameters.items() if key not in own}) for stage in trainings.values()}) == 1
+
+
+@pytest.mark.parametrize("study", ["apc", "apc_table7"])
+def test_the_poolings_of_apc_differ_in_nothing_else(study: str) -> None:
+    files = [WORKFLOW / f"studies/{study}.yaml"]
+    plan = planned(*files if study == "apc" else (WORKFLOW / "presets/voc12-apc.yaml", *files))
+    rows = {chain.name: chain.stages["classifier"].parameters for chain in plan.chains if chain.seed == 0}
+    full = rows["apc"]
+    assert (full["pooling"], full["k"], full["theta"], full["lambda_contrast"]) == ("adaptive", 6, 0.9, 0.01)
+    rest = {key: value for key, value in full.items() if key not in ("k", "theta")}
+    assert rows["average"] == {**rest, "pooling": "average"} and rows["max"] == {**rest, "pooling": "max"}
+    assert rows["topk"] == {**rest, "pooling": "topk", "k": 6}
+    if study == "apc":
+        without = {key: value for key, value in rows["max"].items() if key != "epsilon"}
+        assert rows["vit+bilstm+crf"] == {**without, "lambda_contrast": 0}
+
+
+def test_the_studies_of_apc_share_their_trainings() -> None:
+    preset = WORKFLOW / "presets/voc12-apc.yaml"
+    numbers = (*(f"table{number}" for number in (1, 2, 3, 5, 6, 7, 8, 9)), "figure4", "figure5", "figure6")
+    plans = {number: planned(preset, WORKFLOW / f"studies/apc_{number}.yaml") for number in numbers}
+    ids = {number: {chain.stages["classifier"].id for chain in plan.chains} for number, plan in plans.items()}
+    own = planned(preset).chains[0].stages["classifier"].id
+    assert all(own in each for each in ids.values())
+    assert all(ids[number] == {own} for number in ("table1", "table2", "table3", "table6", "figure6"))
+    assert ids["table9"] < ids["table5"] < ids["table8"] and ids["table7"] & ids["table8"] == {own}
+    assert (len(ids["figure4"]), len(ids["figure5"]), len(ids["figure5"] & ids["table5"])) == (16, 16, 2)
+    sizes = [chain.stages["end_to_end"].parameters["resize"] for chain in plans["table1"].chains]
+    assert sizes == [640, 800, 960, 1120]

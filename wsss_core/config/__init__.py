@@ -3,6 +3,7 @@
 from wsss_core.config.base import Backbone, Block, ResizeLimits, Training
 from wsss_core.config.classifiers import (
     AnyClassifier,
+    ApcClassifier,
     CamClassifier,
     Classifier,
     IsimClassifier,
@@ -23,6 +24,7 @@ __all__ = [
     "Affinity",
     "AffinityLabels",
     "AnyClassifier",
+    "ApcClassifier",
     "Backbone",
     "Block",
     "Boundary",

@@ -49,12 +49,17 @@ class ResizeLimits(Block):
 
 
 def _kind_of_resize(values: Any) -> str:
+    if isinstance(values, str):
+        return "square"
     return "limits" if isinstance(values, (dict, ResizeLimits)) else "range"
 
 
-RESIZES = ("range", "limits")
+RESIZES = ("range", "limits", "square")
 Resize = Annotated[
-    Annotated[tuple[Positive, Positive], Tag("range")] | Annotated[ResizeLimits, Tag("limits")], Discriminator(_kind_of_resize)
+    Annotated[tuple[Positive, Positive], Tag("range")]
+    | Annotated[ResizeLimits, Tag("limits")]
+    | Annotated[Literal["square"], Tag("square")],
+    Discriminator(_kind_of_resize),
 ]
 
 
@@ -94,7 +99,7 @@ class Training(Backbone):
     channels_last: bool | Literal["auto"] = "auto"
     """Memory layout; `auto`: channels last for convolutional networks, not for those with layer normalisation (transformers, ConvNeXt)."""
     resize: Resize | None = (320, 640)
-    """Longer side of the image in pixels, drawn uniformly from this range; `{at_least: 320, at_most: 640}`: only images beyond a limit are resized, to it; unset: images keep their size."""
+    """Longer side of the image in pixels, drawn uniformly from this range; `{at_least: 320, at_most: 640}`: only images beyond a limit are resized, to it; `square`: the whole image to `crop_size` x `crop_size`, whatever its shape; unset: images keep their size."""
     crop_size: Positive = 512
     """Side of the square training crop in pixels; smaller images are padded (images with the mean, masks with ignore)."""
     flip: Fraction = 0.5

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from wsss_core.config.base import Block, Fraction, Positive, Scales, Training, Weight
+from wsss_core.config.base import Block, Fraction, Positive, Resize, Scales, Training, Weight
 
 
 class Classifier(Training):
@@ -186,7 +186,66 @@ class MclClassifier(Classifier):
                 raise ValueError(f"{name}_from must be smaller than epochs (or lambda_{name} 0), got {start} and {self.epochs}")
         if self.compares_crops and self.crop_pair > self.crop_size:
             raise ValueError(f"crop_pair must not be greater than crop_size, got {self.crop_pair} and {self.crop_size}")
+        if self.lambda_region > 0 and self.crop_pair < 2 * self.output_stride:
+            raise ValueError(f"crop_pair must be at least twice output_stride (2 x 2 cells), got {self.crop_pair} and {self.output_stride}")
         return self
+
+
+class ApcClassifier(Classifier):
+    """System `apc`: adaptive patch contrast, a vision transformer that classifies patches and segments, in a single stage. See docs/systems/apc.md."""
+
+    system: Literal["apc"]
+    """Adaptive patch contrast."""
+    backbone: str = "vit_base_patch16_384"
+    """A plain vision transformer of timm; `output_stride` is its patch size."""
+    epochs: Positive = 15
+    """Passes over the training images."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    """Update rule."""
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    """Initial learning rate of the backbone."""
+    head_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    """Learning rate of all newly initialised layers, as a multiple of `lr`."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty (SGD, Adam) or decoupled decay (AdamW)."""
+    schedule: Literal["poly", "step", "constant"] = "step"
+    """Learning rate over steps: `poly` (1 - step/steps)^power, `step` (times gamma at each milestone), `constant`."""
+    milestones: tuple[Fraction, ...] = (0.1333,)
+    """Fractions of the training at which the `step` schedule multiplies by gamma: here after 2 of 15 epochs, with `head_epochs`."""
+    resize: Resize | None = "square"
+    """Longer side of the image in pixels, drawn uniformly from this range; `{at_least: 320, at_most: 640}`: only images beyond a limit are resized, to it; `square`: the whole image to `crop_size` x `crop_size`, and to squares in tests too; unset: images keep their size."""
+    crop_size: Positive = 384
+    """Side of the square training image in pixels."""
+    head_epochs: Annotated[int, Field(ge=0)] = 2
+    """Epochs at the beginning in which the backbone does not learn."""
+    hv_bilstm: bool = True
+    """Whether a bidirectional LSTM over rows and columns refines the patch embeddings."""
+    pooling: Literal["adaptive", "topk", "max", "average"] = "adaptive"
+    """From patch scores to the image's: adaptive-K pooling, the mean of the `k` best, the best, or the mean of all."""
+    k: Positive = 6
+    """Of `adaptive` the most, of `topk` the number of patches."""
+    theta: Fraction = 0.9
+    """Of `adaptive`: one more patch counts where the mean is more than so much of that before."""
+    lambda_segmentation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
+    """Weight λ1 of the segmentation branch, whose output the predictions are."""
+    lambda_contrast: Weight = 0.01
+    """Weight λ2 of the patch contrast; 0: without."""
+    epsilon: Annotated[float, Field(ge=0.5, lt=1)] = 0.85
+    """Of the patch contrast: a patch surely shows a class above ε, and surely does not below 1 - ε."""
+    decoder_channels: Positive = 256
+    """Width of the segmentation branch."""
+    decoder_levels: Annotated[int, Field(ge=1)] = 4
+    """How many of the transformer's blocks, evenly spaced, the segmentation branch merges."""
+    label_refinement: Literal["pixel_adaptive", "crf", "none"] = "pixel_adaptive"
+    """What refines the patch predictions that the segmentation branch learns from: pixel-adaptive refinement, a dense CRF (slow: on the CPU, in each step), nothing."""
+    label_confidence: Fraction = 0.5
+    """Where the best refined class is no more probable than this, the segmentation branch learns nothing."""
+
+    @property
+    def unused(self) -> set[str]:
+        """See `Training`."""
+        pooling = {"adaptive": set(), "topk": {"theta"}}.get(self.pooling, {"k", "theta"})
+        return super().unused | pooling | (set() if self.lambda_contrast else {"epsilon"})
 
 
 def _system_of(values: Any) -> str:
@@ -201,8 +260,9 @@ AnyClassifier = Annotated[
     | Annotated[PuzzleClassifier, Tag("puzzle")]
     | Annotated[RsaCfcClassifier, Tag("rsa_cfc")]
     | Annotated[IsimClassifier, Tag("isim")]
-    | Annotated[MclClassifier, Tag("mcl")],
+    | Annotated[MclClassifier, Tag("mcl")]
+    | Annotated[ApcClassifier, Tag("apc")],
     Discriminator(_system_of),
 ]
-_KINDS = (CamClassifier, PuzzleClassifier, RsaCfcClassifier, IsimClassifier, MclClassifier)
+_KINDS = (CamClassifier, PuzzleClassifier, RsaCfcClassifier, IsimClassifier, MclClassifier, ApcClassifier)
 SYSTEMS = tuple(str(get_args(kind.model_fields["system"].annotation)[0]) for kind in _KINDS)

@@ -33,6 +33,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("classifier: system isim", "classifier", classifiers.IsimClassifier),
     ("classifier.labels: pseudo labels of system isim", "classifier", classifiers.OwnLabels),
     ("classifier: system mcl", "classifier", classifiers.MclClassifier),
+    ("classifier: system apc", "classifier", classifiers.ApcClassifier),
     ("cams", "cams", pipeline.Cams),
     ("refine", "refine", refinement.Refine),
     ("refine.labels", "refine.labels", refinement.AffinityLabels),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsss_core.config.base import Block, Fraction, Positive, Scales, Training
-from wsss_core.config.classifiers import AnyClassifier, CamClassifier
+from wsss_core.config.classifiers import AnyClassifier, ApcClassifier, CamClassifier
 from wsss_core.config.refinement import Refine
 
 
@@ -51,7 +51,7 @@ class Segmenter(Training):
     lambda_beacon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Weight λ of BEACON."""
     beacon_steps: Positive = 7
-    """How far the points on both sides lie from the boundary, in pixels of the training crop; rounded to cells of 4 pixels, at least one."""
+    """How far the points on both sides lie from the boundary, in pixels of the training crop."""
     beacon_samples: Positive = 128
     """Number k of pairs of points of an image, drawn at random."""
     beacon_threshold: Fraction | Literal["mean"] = "mean"
@@ -117,6 +117,15 @@ class Experiment(Block):
     """Prediction with the segmenter."""
     evaluate: Evaluate = Evaluate()
     """Evaluation."""
+
+    @model_validator(mode="after")
+    def _single_stage_has_no_scores(self) -> Experiment:
+        beacon = self.segmenter is not None and self.segmenter.loss == "beacon"
+        if beacon and self.supervision == "image_labels" and isinstance(self.classifier, ApcClassifier):
+            raise ValueError(
+                "segmenter.loss beacon needs the scores behind the pseudo masks; those of classifier.system apc are its predictions"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

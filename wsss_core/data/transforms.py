@@ -21,13 +21,37 @@ from wsss_core.data.images import IGNORE
 JointTransform = Callable[[np.ndarray, np.ndarray | None], tuple[Tensor, Tensor | None]]
 
 
-class ResizeLongerSide(v2.Transform):
-    """Resize so that the longer side has a length in pixels drawn uniformly from [smallest, largest], both included.
-
-    With `drawn` false only images beyond these limits are resized, to the nearer one.
+class _Resize(v2.Transform):
+    """Resize to the parameter `size`.
 
     Images: bilinear with antialiasing. Masks: nearest, with pixel centres aligned (torchvision's own choice for masks is
     the nearest of the old kind, which shifts them by up to half a pixel).
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize an image or a mask."""
+        if isinstance(inpt, tv_tensors.Mask):
+            mask = F.resize(inpt.as_subclass(Tensor)[None], params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
+            return tv_tensors.wrap(mask[0], like=inpt)
+        return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+
+
+class ResizeTo(_Resize):
+    """Resize to a height and a width in pixels, whatever the shape was."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = [height, width]
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Return the size."""
+        return {"size": self.size}
+
+
+class ResizeLongerSide(_Resize):
+    """Resize so that the longer side has a length in pixels drawn uniformly from [smallest, largest], both included.
+
+    With `drawn` false only images beyond these limits are resized, to the nearer one.
     """
 
     def __init__(self, smallest: int, largest: int, drawn: bool = True) -> None:
@@ -43,18 +67,11 @@ class ResizeLongerSide(v2.Transform):
             longer = min(max(height, width, self.smallest), self.largest)
         return {"size": _size_for(height, width, longer)}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize an image or a mask."""
-        if isinstance(inpt, tv_tensors.Mask):
-            mask = F.resize(inpt.as_subclass(Tensor)[None], params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
-            return tv_tensors.wrap(mask[0], like=inpt)
-        return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-
 
 def training_transform(training: Training, mean: Sequence[float], std: Sequence[float]) -> JointTransform:
     """Return the augmentation of a training block.
 
-    In this order: longer side drawn from `resize` (or kept within its limits), horizontal flip, colour jitter, normalisation, random crop of
+    In this order: longer side drawn from `resize` (or kept within its limits; or the image made a square of `crop_size`), horizontal flip, colour jitter, normalisation, random crop of
     `crop_size`. An image smaller than the crop lies at a random place in it; around it the image is 0 (the mean, after
     normalisation) and the mask is ignore, never background.
 
@@ -75,6 +92,8 @@ def training_transform(training: Training, mean: Sequence[float], std: Sequence[
     steps: list[v2.Transform] = []
     if isinstance(resize, ResizeLimits):
         steps.append(ResizeLongerSide(resize.at_least, resize.at_most, drawn=False))
+    elif resize == "square":
+        steps.append(ResizeTo(size, size))
     elif resize:
         steps.append(ResizeLongerSide(*resize))
     if training.flip > 0:

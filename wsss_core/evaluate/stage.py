@@ -23,6 +23,7 @@ from wsss_core.data.truth import mask_path, read_truth
 from wsss_core.errors import UserError
 from wsss_core.evaluate.boundaries import boundary_counts, boundary_scores
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
+from wsss_core.evaluate.embeddings import write_embeddings
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
 from wsss_core.files import write_json
 from wsss_core.refine.pool import map_images
@@ -30,7 +31,7 @@ from wsss_core.refine.scores import open_store, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage
 
-SCORES, MASKS = ("cams", "walk", "refine"), ("pseudo", "segmenter")
+SCORES, MASKS = ("cams", "walk", "refine"), ("pseudo", "segmenter", "end_to_end")
 FIGURES, CONFUSION, PER_CLASS, THRESHOLDS = "figures.json", "confusion.npy", "per_class.csv", "thresholds.csv"
 _CHUNK = 32
 _FEW_IMAGES = 256
@@ -92,14 +93,14 @@ def evaluate(stage: Stage) -> None:
     elif all(record.mask is None for record in records):
         stage.log(f"the split '{split}' has no masks: no figures of {subject}")
         result["figures"] = []
+    elif subject == "patches":
+        result["figures"] = [_judge_patches(stage, index, records)]
     elif subject in MASKS:
         result["figures"] = [_judge_masks(stage, index, records)]
     elif subject in SCORES:
         result.update(_judge_scores(stage, index, records))
     else:
-        raise UserError(
-            f"{stage.output}: parameters.subject: expected classifier, cams, walk, refine, pseudo or segmenter, got '{subject}'"
-        )
+        raise UserError(f"{stage.output}: parameters.subject: expected classifier, patches, {', '.join(SCORES + MASKS)}, got '{subject}'")
     write_json(stage.output / FIGURES, result)
 
 
@@ -107,11 +108,22 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
     from wsss_core.evaluate.classification import classification_metrics
     from wsss_core.predict import classify
 
-    metrics = classification_metrics(*classify(stage, index, split))
+    scores, labels, embeddings = classify(stage, index, split)
+    if embeddings is not None:
+        write_embeddings(stage, embeddings, labels)
+    metrics = classification_metrics(scores, labels)
     ap = dict(zip(index.classes[1:], metrics["ap"].tolist(), strict=True))
     _write_csv(stage, PER_CLASS, [{"class": name, "ap": value} for name, value in ap.items()])
     stage.log(f"mAP {metrics['map']:.4f}, accuracy {metrics['accuracy']:.4f}")
     return {"rule": "none", "threshold": None, **{key: metrics[key] for key in ("map", "accuracy", "exact_match")}, "ap": ap}
+
+
+def _judge_patches(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
+    from wsss_core.evaluate.patches import patch_distances
+
+    inter, intra = patch_distances(stage, index, records)
+    stage.log(f"cosine distance of patches: {inter:.4f} between classes, {intra:.4f} within")
+    return {"rule": "none", "threshold": None, "inter_class": inter, "intra_class": intra}
 
 
 def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:

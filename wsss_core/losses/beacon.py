@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from wsss_core.losses.affinity import at_least_float32
 
 _TAN_22_5 = math.sqrt(2) - 1
+_MAPS_AT_ONCE = 4  # on a CPU a fifth of the time of all 20 of VOC, whose differences fit in no cache
 _TIE = 1e-6  # means of cosines closer to the threshold than this are equal to it: float32's rounding must not choose a sign
 
 
@@ -28,28 +30,29 @@ def beacon_loss(
 ) -> Tensor:
     """Draw features on both sides of a boundary apart where the pseudo mask differs there, and together where it does not.
 
-    For the inward points I and the outward points O of an image (`boundary_points`), with the cosines S^d of their features and S^m of
-    their soft masks (Algorithm 1)::
+    For the inward points I and the outward points O of an image (`boundary_points`), pixels of its segmentation map, with the cosines S^d
+    of their features and S^m of their soft masks (Algorithm 1)::
 
         L = 1/|O| sum_o sign_o 1/|I| sum_i S^d_io  +  1/|I| sum_i sign_i 1/|O| sum_o S^d_io
 
     Parameters
     ----------
     features
-        float[N, D, h, w], the dense features of the decoder.
+        float[N, D, h, w], the dense features of the decoder, of any stride.
     segmentation
-        float[N, C, h, w], its logits, channel 0 background. They say where the boundaries are and get no gradient.
+        float[N, C, H, W], its logits at the size of the images, channel 0 background. They say where the boundaries are and get no gradient.
     soft_mask
-        float[N, C, h, w] in [0, 1], the soft pseudo mask. No gradient either.
+        float[N, C, h', w'], not negative, the soft pseudo mask on a grid of its own. Only directions are compared: a cell of zeros, such as
+        padding, knows nothing and changes nothing at the points beside it. No gradient either.
     steps
-        How far the points lie from the boundary, in cells of this grid. The paper gives no unit for its 7; its published code enlarges
-        features and logits to the size of the image first, where they are pixels of the image.
+        How far the points lie from the boundary, in pixels of the images. The paper gives no unit for its 7; its published code enlarges
+        features and logits to the size of the image first.
     samples
         Pairs of points per image, k: drawn at random without replacement; all of them if there are fewer.
     threshold
         Similarity tau of masks below which a point differs from those on the other side. "mean": the mean of the image's own S^m.
     ignore
-        bool[N, h, w], cells where no point may lie, such as padding.
+        bool[N, H, W], pixels where no point may lie, such as padding.
     generator
         Source of the draw. None: torch's global one.
 
@@ -71,29 +74,55 @@ def beacon_loss(
       where the mask puts one thing inside and one outside, all means are equal, be it that all pairs differ or that none does.
     - f is the cosine, for features and masks; a vector of zeros has cosine 0 with all, and no gradient.
     - Points are drawn in pairs, one of either side of the same boundary point; only the inward side is behind the stop-gradient.
+    - Features and soft masks are read at the points as if enlarged bilinearly to H x W (`at_pixels`), as in the published code. Only the
+      logits really are: the features of a crop of 448 pixels would fill 16 times the memory, for 256 points.
     """
     losses = []
-    for n, probabilities in enumerate(at_least_float32(segmentation.detach()).softmax(dim=1)):
+    for n, logits in enumerate(segmentation.detach()):
+        probabilities = at_least_float32(logits).softmax(dim=0)
         inward, outward = boundary_points(probabilities, steps=steps, ignore=None if ignore is None else ignore[n])
         if len(inward) == 0:
             continue
         drawn = torch.randperm(len(inward), generator=generator, device=generator.device if generator else "cpu")[:samples]
         drawn = drawn.to(inward.device)
-        losses.append(point_contrast(features[n], soft_mask[n], inward[drawn], outward[drawn], threshold))
+        losses.append(point_contrast(features[n], soft_mask[n], inward[drawn], outward[drawn], segmentation.shape[-2:], threshold))
     if not losses:
         return at_least_float32(features[:0]).sum()
     return torch.stack(losses).mean()
 
 
-def point_contrast(features: Tensor, soft_mask: Tensor, inward: Tensor, outward: Tensor, threshold: float | Literal["mean"]) -> Tensor:
-    """`beacon_loss` of one image at given points: features [D, h, w], soft mask [C, h, w], points int64[k, 2]."""
+def point_contrast(
+    features: Tensor, soft_mask: Tensor, inward: Tensor, outward: Tensor, size: Sequence[int], threshold: float | Literal["mean"]
+) -> Tensor:
+    """`beacon_loss` of one image at given points: features [D, h, w], soft mask [C, h', w'], points int64[k, 2] among `size` pixels (H, W)."""
     with torch.autocast(features.device.type, enabled=False):
-        i_m, o_m = _unit_vectors(soft_mask.detach(), inward), _unit_vectors(soft_mask.detach(), outward)
-        i_d, o_d = _unit_vectors(features.detach(), inward), _unit_vectors(features, outward)
+        i_m, o_m = (_unit_vectors(soft_mask.detach(), points, size) for points in (inward, outward))
+        i_d, o_d = _unit_vectors(features.detach(), inward, size), _unit_vectors(features, outward, size)
         s_m, s_d = i_m @ o_m.T, i_d @ o_d.T
         tau = s_m.mean() if threshold == "mean" else threshold
         sign_i, sign_o = _signs(s_m.mean(dim=1), tau), _signs(s_m.mean(dim=0), tau)
         return (sign_o * s_d.mean(dim=0)).mean() + (sign_i * s_d.mean(dim=1)).mean()
+
+
+def at_pixels(maps: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the vectors float[k, D] of maps [D, h, w] at pixels of an image, as if the maps were enlarged bilinearly to its size.
+
+    Equal to ``functional.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0, :, y, x].T`` up to rounding, at the cost
+    of k points. At least float32.
+
+    Parameters
+    ----------
+    maps
+        float[D, h, w].
+    points
+        int64[k, 2], (y, x), inside the image.
+    size
+        Of the image in pixels, (H, W).
+    """
+    maps = at_least_float32(maps)
+    centres = (2 * points + 1).to(maps) / points.new_tensor(size) - 1  # of the pixels, the image from -1 to 1
+    sampled = functional.grid_sample(maps[None], centres.flip(1)[None, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[0, :, 0].T
 
 
 def boundary_points(segmentation: Tensor, *, steps: int = 7, share: float = 0.2, ignore: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -140,8 +169,7 @@ def boundary_points(segmentation: Tensor, *, steps: int = 7, share: float = 0.2,
     height, width = segmentation.shape[1:]
     with torch.no_grad():
         foreground = at_least_float32(segmentation[1:])
-        dy, dx = _sobel(foreground)
-        squared = dy.square().add_(dx.square())
+        dy, dx, squared = _sobel(foreground)
         largest = squared.amax(dim=0)
         limit = largest.flatten().topk(max(1, round(share * height * width)), sorted=False).values.min()
         points = ((largest >= limit) & (largest > 0)).nonzero()
@@ -162,16 +190,21 @@ def boundary_points(segmentation: Tensor, *, steps: int = 7, share: float = 0.2,
     return inward, outward
 
 
-def _sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Sobel's gradients dy, dx, [F, H, W] each, of maps [F, H, W]. Differences come first, so that a flat map has exactly 0."""
-    padded = functional.pad(maps[None], (1, 1, 1, 1), mode="replicate")[0]
-    dy, dx = padded[:, 2:] - padded[:, :-2], padded[:, :, 2:] - padded[:, :, :-2]
-    return (dy[:, :, :-2] + dy[:, :, 2:]).add_(dy[:, :, 1:-1], alpha=2), (dx[:, :-2] + dx[:, 2:]).add_(dx[:, 1:-1], alpha=2)
+def _sobel(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Sobel's gradients dy, dx and their squared length, [F, H, W] each, of maps [F, H, W]. Differences come first, so that a flat map has 0."""
+    dy, dx, squared = (torch.empty_like(maps) for _ in range(3))
+    for part, y, x, both in zip(*(whole.split(_MAPS_AT_ONCE) for whole in (maps, dy, dx, squared)), strict=True):
+        padded = functional.pad(part[None], (1, 1, 1, 1), mode="replicate")[0]
+        down, right = padded[:, 2:] - padded[:, :-2], padded[:, :, 2:] - padded[:, :, :-2]
+        torch.add(down[:, :, :-2], down[:, :, 2:], out=y).add_(down[:, :, 1:-1], alpha=2)
+        torch.add(right[:, :-2], right[:, 2:], out=x).add_(right[:, 1:-1], alpha=2)
+        torch.mul(y, y, out=both).addcmul_(x, x)
+    return dy, dx, squared
 
 
-def _unit_vectors(maps: Tensor, points: Tensor) -> Tensor:
-    """Return the vectors [k, D] of maps [D, h, w] at points [k, 2], of length 1 or, without gradient, 0."""
-    vectors = at_least_float32(maps[:, points[:, 0], points[:, 1]].T)
+def _unit_vectors(maps: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
+    """Return `at_pixels` of length 1 or, without gradient, 0."""
+    vectors = at_pixels(maps, points, size)
     return functional.normalize(vectors, dim=1) * vectors.any(dim=1, keepdim=True)
 
 

@@ -22,6 +22,20 @@ def multilabel_soft_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, labels)
 
 
+def probability_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label classification prediction error, MCE: mean binary cross-entropy over images and classes (APC, Eq. 3).
+
+    Parameters
+    ----------
+    probabilities
+        float[N, C] in [0, 1]; each logarithm counts at least as that of 1e-6 (ours).
+    labels
+        float[N, C], 1 where the class is in the image, background included.
+    """
+    with torch.autocast(probabilities.device.type, enabled=False):
+        return functional.binary_cross_entropy(at_least_float32(probabilities).clamp(1e-6, 1 - 1e-6), labels.to(probabilities.dtype))
+
+
 def hybrid_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Hybrid classification loss of MuSCLe (Eq. 7): binary cross-entropy + focal loss + pair loss.
 

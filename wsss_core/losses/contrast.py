@@ -69,7 +69,7 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
         raise ValueError(f"expected the vectors of 4 tiles per image, got {len(vectors)}")
     count = len(vectors) // 4
     unit = functional.normalize(vectors.float(), dim=1)
-    has_foreground = (unit.detach().square().sum(dim=1) > 0.5).to(unit.dtype)
+    has_foreground = _has_direction(unit).to(unit.dtype)
     with torch.autocast(unit.device.type, enabled=False):  # like vectors differ by less than bfloat16's steps below 1
         cosine = unit @ unit.T
     known = has_foreground[:, None] * has_foreground
@@ -180,7 +180,7 @@ def pixel_contrast(features: Tensor, targets: Tensor, valid: Tensor | None = Non
     Parameters
     ----------
     features
-        float[N, D, h, w], of one crop.
+        float[N, D, h, w], of one crop: class activation maps, in which negative values count as 0.
     targets
         float[N, D, h, w], of the other crop at the same places; they get no gradient.
     valid
@@ -188,13 +188,59 @@ def pixel_contrast(features: Tensor, targets: Tensor, valid: Tensor | None = Non
 
     Returns
     -------
-    Scalar in [-1, 1]: the mean over all valid cells of the batch; 0, with a gradient of 0, if there is none. Where a vector is 0 the
+    Scalar in [-1, 0]: the mean over all valid cells of the batch; 0, with a gradient of 0, if there is none. Where a vector is 0 the
     cosine counts as 0 and has no gradient. In float32 also under autocast.
+
+    Notes
+    -----
+    The paper does not say what of a map is compared. Of raw logits, nearly all negative, any two cells agree (a cosine of 0.99 before any
+    training), so it is what the map shows (ours). With a single class a cosine has nothing to say, and no gradient.
     """
-    unit, target = (functional.normalize(at_least_float32(value), dim=1) for value in (features, targets.detach()))
+    unit, target = (functional.normalize(at_least_float32(value).relu(), dim=1) for value in (features, targets.detach()))
     cosine = (unit * target).sum(dim=1)
     counted = torch.ones_like(cosine, dtype=torch.bool) if valid is None else valid
     return -torch.where(counted & _has_direction(unit), cosine, 0).sum() / counted.sum().clamp(min=1)
+
+
+def patch_contrast(embeddings: Tensor, scores: Tensor, labels: Tensor, epsilon: float = 0.85) -> Tensor:
+    """Patch contrast, PCE: patches that surely show a class grow alike, and unlike those that surely do not (APC, Eqs. 4 to 6).
+
+    For each class of the image, with S' = (1 + cosine) / 2: the mean of 1 - S' over the ordered pairs of different patches whose score of the
+    class is above epsilon, plus the mean of S' over the pairs of one of these and one whose score is below 1 - epsilon.
+
+    Parameters
+    ----------
+    embeddings
+        float[N, S, D] of the patches.
+    scores
+        float[N, S, C], the patches' class probabilities; they choose the patches and get no gradient.
+    labels
+        float[N, C], 1 where the class is in the image, background included.
+    epsilon
+        Threshold, in [0.5, 1).
+
+    Returns
+    -------
+    Scalar in [0, 2 C]: the sum over classes, mean over images (ours, as is that a term without pairs is 0). In float32 also under autocast.
+
+    Notes
+    -----
+    No pair is ever formed: over unit vectors u the sum of the cosines of all ordered pairs is |sum u|^2 - sum |u|^2, and that between two
+    sets is the scalar product of their sums. An embedding of 0 has a cosine of 0 with everything, and no gradient.
+    """
+    unit = functional.normalize(at_least_float32(embeddings), dim=2)
+    unit = torch.where(_has_direction(unit.transpose(1, 2))[:, :, None], unit, 0)
+    present = (labels > 0)[:, None]
+    high, low = ((present & chosen).to(unit.dtype) for chosen in (scores > epsilon, scores < 1 - epsilon))
+    with torch.autocast(unit.device.type, enabled=False):
+        high_sum, low_sum = (chosen.transpose(1, 2) @ unit for chosen in (high, low))  # [N, C, D]
+        own = high.transpose(1, 2) @ unit.square().sum(dim=2, keepdim=True)  # [N, C, 1]
+    high_count, low_count = high.sum(dim=1), low.sum(dim=1)
+    together, apart = high_count * (high_count - 1), high_count * low_count
+    alike = (high_sum.square().sum(dim=2) - own[..., 0]) / together.clamp(min=1)
+    unlike = (high_sum * low_sum).sum(dim=2) / apart.clamp(min=1)
+    terms = torch.where(together > 0, (1 - alike) / 2, 0) + torch.where(apart > 0, (1 + unlike) / 2, 0)
+    return terms.sum(dim=1).mean()
 
 
 def _contrast(terms: Callable[[Tensor, Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -50,8 +50,9 @@ def regional_contrast(
     -----
     Source: Yuan et al. (MuSCLe), Section 3.2.3. A cell is its vector `with_background`; it costs 1 - cosine to move it to another; maps of
     an odd size leave out the cells between the patches. Decisions where the paper is silent (ours): all cells of a patch have the same
-    mass; Eq. 6, an argmin, is the value at the minimum; and the transport plan has no gradient. At the optimum it needs none: by the
-    envelope theorem a small change of costs changes the minimum by plan * change, and of all pairs only the chosen one is computed
+    mass; Eq. 6, an argmin, is the value at the minimum; and the transport plan has no gradient: of the optimum with its entropy, by the
+    envelope theorem, a small change of costs changes the minimum by plan * change (of the value returned, without the entropy and after few
+    iterations, that is an approximation). Of all pairs only the chosen one is computed
     again with a gradient. MuSCLe's published code does the opposite: costs have no gradient there, only the plan has.
     """
     dynamic = _patches(_unit_vectors(attended), dynamic_windows((attended.shape[2], attended.shape[3]), generator))

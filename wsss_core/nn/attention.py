@@ -57,31 +57,41 @@ class RegionalSelfAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Spatial attention, SAM: each cell's map becomes a mean over all cells, weighted by how much both maps say the same.
 
-    M' = softmax(g1(M)^T g2(M)) g3(M), the softmax over the cells that are read from; g1, g2, g3 are learned linear projections.
+    M' = softmax(q^T k / temperature) g3(M), the softmax over the cells that are read from; q and k are g1(M) and g2(M), less their means over the
+    cells, at length 1; g1, g2, g3 are learned linear projections.
 
     Parameters
     ----------
     channels
         G, the number of maps.
+    temperature
+        Of the softmax, > 0; smaller: nearer to the most similar cells alone.
 
     Notes
     -----
-    Source: Yuan et al. (MuSCLe), Eq. 2. The projections start as identities (ours): from random ones the softmax is nearly uniform, and
-    every cell would begin with the mean of the whole map.
+    Source: Yuan et al. (MuSCLe), Eq. 2, where q and k are g1(M) and g2(M) as they are. A classifier's maps are logits of size 5 to 50, most of
+    them negative: their products leave the softmax with one cell, mostly the same for all, and M' is flat. Hence the means and lengths (ours; on
+    photographs a flat M' tells object from background no better than chance, this one as well as M). The projections start as
+    identities (ours): from random ones every cell would begin with the mean of the whole map. In float32 also under autocast.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, temperature: float = 0.1) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        self.temperature = temperature
+        self.query, self.key = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
+        self.value = nn.Conv2d(channels, channels, 1)
         for projection in (self.query, self.key, self.value):
             nn.init.dirac_(projection.weight)
-            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.value.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
         """Return attended maps [N, G, h, w] of maps [N, G, h, w]; `features` are not used."""
-        query, key, value = (each(maps).flatten(2) for each in (self.query, self.key, self.value))
-        weights = (query.transpose(1, 2) @ key).softmax(dim=2)  # [N, cells, cells]
-        return (value @ weights.transpose(1, 2)).view_as(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            query, key, value = (each(maps.float()).flatten(2) for each in (self.query, self.key, self.value))
+            query, key = (functional.normalize(each - each.mean(dim=2, keepdim=True), dim=1, eps=_SHORTEST) for each in (query, key))
+            query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+            attended = functional.scaled_dot_product_attention(query, key, value, scale=1 / self.temperature)
+        return attended.transpose(1, 2).reshape(maps.shape)
 
 
 class PixelCorrelation(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsss_core.config import Backbone
 from wsss_core.errors import UserError, did_you_mean
@@ -38,6 +39,7 @@ class Features(nn.Module):
 
     def __init__(self, config: Backbone, frozen: bool = False) -> None:
         super().__init__()
+        self._config = config
         self.net = _create(config)
         self.frozen = frozen
         with torch.no_grad():
@@ -61,6 +63,27 @@ class Features(nn.Module):
             final, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
         same_grid = final.ndim == 4 and final.shape[-2:] == levels[-1].shape[-2:]
         return (final if same_grid else levels[-1]), levels
+
+
+class PatchFeatures(Features):
+    """A plain vision transformer, for images of any size: they are resized to the nearest multiple of the patch size.
+
+    Raises `UserError` for other networks, besides what `Features` raises.
+    """
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the patch embeddings [N, D, h, w] after the last normalisation, and those of every block before it, of images [N, 3, H, W]."""
+        config, patch = self._config, self._config.output_stride
+        size = tuple(max(1, round(side / patch)) * patch for side in images.shape[-2:])
+        if size != images.shape[-2:]:
+            images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            tokens, levels = self.net.forward_intermediates(images)  # type: ignore[operator]
+        if tokens.ndim != 3:
+            raise UserError(f"backbone: {config.backbone} is no plain vision transformer (one grid of patches all through)")
+        height, width = levels[-1].shape[-2:]
+        patches = tokens[:, -height * width :]  # the class token and its like come first
+        return patches.transpose(1, 2).unflatten(2, (height, width)), levels
 
 
 def statistics(config: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -98,7 +121,10 @@ def _create(config: Backbone) -> nn.Module:
         net = timm.create_model(name, **options)
     except TypeError:  # no dilation to set: transformers
         options = {"num_classes": 0, "dynamic_img_size": True, "dynamic_img_pad": True}
-        net = timm.create_model(name, **options)
+        try:
+            net = timm.create_model(name, **options)
+        except TypeError:
+            raise UserError(f"backbone: {name} offers no output_stride and takes images of one size alone") from None
     except (AssertionError, NotImplementedError, ValueError):
         raise UserError(f"backbone: {name} does not offer output_stride {config.output_stride}") from None
     if not hasattr(net, "forward_intermediates"):

@@ -1,4 +1,4 @@
-"""Figures of a whole configuration: loss curves of everything that was trained, threshold curves of all scores, CAMs over the training.
+"""Figures of a whole configuration: loss curves of everything that was trained, threshold curves of all scores, CAMs over the training, image embeddings.
 
 One file per kind, all experiments in it: a colour and line style for each, thin lines for single seeds, a thick one for
 their mean. Written as SVG for documents and PNG for pages.
@@ -14,6 +14,7 @@ import numpy as np
 
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
+from wsss_core.report.embeddings import Panel, embedding_panels
 from wsss_core.report.tables import METRICS, SUBJECTS, read_records
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ METRICS_FILE = "metrics.csv"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 """Distinguishable with all common forms of colour blindness (Okabe and Ito, 2008; its yellow replaced, too pale for lines)."""
 LINES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>Pph"
+"""Ten, so that with eight colours the 80 classes of COCO differ."""
 _NO_TERMS = ("step", "epoch", "lr", "images_per_second")
 _STYLE: Any = {
     "font.size": 10,
@@ -48,10 +51,10 @@ _STYLE: Any = {
 
 
 def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
-    """Draw `loss_<stage>`, `thresholds_<subject>` and those of `OVER_TRAINING`, each as .svg and .png, into `out_dir`; return the files written.
+    """Draw `loss_<stage>`, `thresholds_<subject>`, those of `OVER_TRAINING` and `embeddings`, each as .svg and .png, into `out_dir`; return the files written.
 
     Only what there is: no threshold curves without masks, no loss curves without training stages, no CAMs over the training
-    without snapshots.
+    without snapshots, no embeddings of a few images.
 
     Raises
     ------
@@ -60,7 +63,8 @@ def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
     """
     import matplotlib as mpl
 
-    records = read_records(record_paths)
+    paths = list(record_paths)
+    records = read_records(paths)
     out_dir.mkdir(parents=True, exist_ok=True)
     styles = experiment_styles(record["name"] for record in records)
     written: list[Path] = []
@@ -77,6 +81,9 @@ def write_figures(record_paths: Iterable[Path], out_dir: Path) -> list[Path]:
             found = _over_training(records, prefix)
             if found:
                 written += _save(_draw_over_training(found, styles, title), out_dir / name)
+        panels = embedding_panels(list(zip(paths, records, strict=True)))
+        if panels:
+            written += _save(_draw_embeddings(panels), out_dir / "embeddings")
     return written
 
 
@@ -157,6 +164,27 @@ def _draw_over_training(found: dict[str, list[pd.DataFrame]], styles: dict[str, 
             _draw_mean(axis, lines, styles[name], name)
         axis.set(title=METRICS[metric], xlabel="iteration", ylabel=f"{METRICS[metric]} (%)")
     _finish(figure, axes, title)
+    return figure
+
+
+def _draw_embeddings(panels: Sequence[Panel]) -> Figure:
+    """Draw images with one class in its colour, the others small and grey behind them."""
+    classes = list(dict.fromkeys(name for panel in panels for name in panel.classes))
+    figure, axes = _panels(len(panels))
+    columns = 3 * min(len(panels), 3)
+    figure.set_figheight(figure.get_figheight() + 0.2 * len(classes) / columns)
+    for axis, panel in zip(axes, panels, strict=True):
+        others = panel.places[panel.shown < 0]
+        if len(others):
+            axis.scatter(others[:, 0], others[:, 1], s=4, linewidths=0, color="0.75", label="several classes or none")
+        for number, name in enumerate(panel.classes):
+            own, place = panel.places[panel.shown == number], classes.index(name)
+            if len(own):
+                colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
+                axis.scatter(own[:, 0], own[:, 1], s=14, linewidths=0, color=colour, marker=marker, label=name)
+        axis.set(title=panel.title, xticks=[], yticks=[])
+    splits = ", ".join(dict.fromkeys(panel.split for panel in panels))
+    _finish(figure, axes, f"Image embeddings, {splits}: t-SNE", columns)
     return figure
 
 
@@ -246,15 +274,15 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], title: str) -> None:
+def _finish(figure: Figure, axes: Sequence[Axes], title: str, columns: int | None = None) -> None:
+    """Add a title and one legend for all axes."""
     figure.suptitle(title)
+    columns = columns or (3 if len(axes) > 1 else 1)
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 3 if len(axes) > 1 else 1), fontsize=9
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), columns), fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """The gallery of one experiment: what each stage made of the same images, as strips of pictures on one page.
 
 Train images: image, class activation map, the rounds of pseudo labels that a training made itself, affinity labels, boundary map, walked scores, refined scores, pseudo mask, the
-segmenter's prediction, truth; val images: image, prediction, truth. A column is left out where the experiment has no such stage or the data set no masks.
+segmenter's prediction, truth; val images: image, predictions, truth. A column is left out where the experiment has no such stage or the data set no masks.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ MONTAGE = 4
 """Most strips of each split in the montage."""
 MOST_ROUNDS = 6
 """Most rounds of pseudo labels in a strip, evenly spaced."""
+_PREDICTIONS = {"end_to_end": "end-to-end", "end_to_end-labels": "labels known", "predict": "prediction"}
+"""Stages that predict a split, and their titles."""
 _OWN = {"index.html", "gallery.png", "train", "val", "test"}
 _WHITE, _INK = (255, 255, 255), (34, 34, 34)
 _CSS = """
@@ -162,9 +164,11 @@ def _parts(record: dict[str, Any], index: DataIndex, images: int, seed: int) -> 
     if "segmenter" in stages:
         train.append(("prediction", _prediction_of(stages["segmenter"], parameters)))
     parts = [("train", draw_records(index.split("train"), images, seed, with_objects=True), train)]
-    if "predict" in stages:
-        split = parameters.get("split", "val")
-        test: list[Column] = [(f"{split} image", lambda _, image: image), ("prediction", _mask_in(stages["predict"] / "masks"))]
+    predicted = [(title, stages[name]) for name, title in _PREDICTIONS.items() if name in stages]
+    if predicted:
+        split = read_spec(predicted[0][1] / SPEC).parameters.get("split", "val")
+        test: list[Column] = [(f"{split} image", lambda _, image: image)]
+        test += [(title, _mask_in(directory / "masks")) for title, directory in predicted]
         parts.append((split, draw_records(index.split(split), images, seed, with_objects=False), test))
     for _, records, columns in parts:
         if records and all(r.mask is not None for r in records):

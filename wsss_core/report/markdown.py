@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wsss_core.config import Table
+from wsss_core.report.published import COSTS
 from wsss_core.report.tables import METRICS, RULES, SUBJECTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_CELL = ("row", "column", "mean", "std", "n", "printed")
+_CELL = ("row", "column", "figure", "mean", "std", "n", "printed")
 WIDEST = 8
 """Most figures side by side; a wider table falls apart into one per subject and split."""
 PUBLISHED = "- In parentheses: as published, not measured here. Data, weights and budget of ours may be different. Sources:"
@@ -26,7 +27,8 @@ def to_markdown(frame: pd.DataFrame, table: Table, name: str, dataset: str = "")
     seeds = "mean ± sample standard deviation over seeds" if (frame["n"] > 1).any() else "one seed, hence without deviation"
     beside = " In parentheses: published, on the data that the notes name." if (frame["printed"] != "").any() else ""
     measured = f"Measured on the data set `{dataset}`. " if dataset else ""
-    parts.append(f"{measured}Percent; {seeds}. n: number of seeds. -: no such figure.{beside}")
+    but = " (costs in their units)" if frame["figure"].str.startswith("cost.").any() else ""
+    parts.append(f"{measured}Percent{but}; {seeds}. n: number of seeds. -: no such figure.{beside}")
     groups = list(dict.fromkeys(map(_group, frame["figure"])))
     columns = list(dict.fromkeys(frame["column"]))
     if table.columns is not None or len(columns) <= WIDEST:
@@ -54,8 +56,9 @@ def _grid(frame: pd.DataFrame, table: Table, columns: Sequence[str], *, long: bo
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _cell(mean: float, std: float, n: int, printed: str) -> str:
-    ours = f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std == std else "") if n else ""
+def _cell(figure: str, mean: float, std: float, n: int, printed: str) -> str:
+    unit = 1 if figure.rpartition(".")[2] in COSTS else 100  # costs are no fractions
+    ours = f"{unit * mean:.1f}" + (f" ± {unit * std:.1f}" if std == std else "") if n else ""
     return " ".join(filter(None, (ours, f"({printed})" if printed else ""))) or "-"
 
 
@@ -68,9 +71,14 @@ def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
         if part.empty:
             lines.append(f"- {_title(group)}: {none}.")
             continue
+        if group.startswith("cost."):
+            lines.append(
+                f"- {_title(group)}: of the whole stage, reading and writing included, as its manifest has it; memory of the GPU where one was used, else of the process."
+            )
+            continue
         said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "walk", "crf", "scales", "flip")}
         facts = [f"split {said['split']}"]
-        if not group.startswith("classifier."):
+        if not group.startswith(("classifier.", "patches.")):
             facts.append(f"threshold {said['threshold'] or 'none'} (rule {said['rule']})")
             facts.append(f"masked by image labels: {said['image_labels'] or 'not recorded'}")
             facts += [f"walk: {said['walk']}"] if said["walk"] not in ("", "none") else []
@@ -113,4 +121,5 @@ def _figure_title(figure: str, long: bool) -> str:
 
 def _subject_title(subject: str) -> str:
     name, _, epoch = subject.partition("-epoch")
-    return f"{SUBJECTS.get(name, name)}{f' after epoch {epoch}' if epoch else ''}"
+    titles = {**SUBJECTS, "cost": "Cost"}
+    return f"{titles.get(name, name)}{f' after epoch {epoch}' if epoch else ''}"

@@ -11,7 +11,9 @@ from wsss_core.errors import UserError
 
 FIELDS = ("row", "column", "value", "about")
 PROJECT = Path(__file__).resolve().parents[2]
-_PERCENT = re.compile(r"\d{1,3}(\.\d+)?")
+COSTS = {"seconds": "time (s)", "memory_gb": "peak memory (GB)"}
+"""Figures that are no percentages."""
+_PRINTED = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Published:
     row, column
         Labels of the cell, as the table's own print.
     printed
-        Percent, with the digits of the source: 54.10 stays 54.10.
+        Percent (costs: seconds, GB), with the digits of the source: 54.10 stays 54.10.
     about
         Source and protocol.
     place
@@ -37,9 +39,9 @@ class Published:
     place: str
 
     @property
-    def fraction(self) -> float:
-        """The value as a fraction, as all our figures are."""
-        return float(self.printed) / 100
+    def number(self) -> float:
+        """The value as printed: in percent, or of a cost in its unit."""
+        return float(self.printed)
 
 
 def find_published(path: str, project: Path = PROJECT) -> Path:
@@ -79,7 +81,7 @@ def read_published(path: Path) -> list[Published]:
         empty = [field for field, text in zip(FIELDS, (row, column, value, about), strict=True) if not text]
         if empty:
             raise UserError(f"{place}: no {' and no '.join(empty)}")
-        if not _PERCENT.fullmatch(value) or float(value) > 100:
+        if not _PRINTED.fullmatch(value) or (float(value) > 100 and column.rpartition(".")[2] not in COSTS):
             raise UserError(f"{place}: value: expected a number in percent, as printed, got '{value}'")
         if (row, column) in found:
             raise UserError(f"{place}: row '{row}', column '{column}': this cell has a value already")

@@ -2,7 +2,9 @@
 
 A record is one experiment with one seed: `experiment.json` with its name, seed, configuration, stages and evaluations. A figure is
 named `<subject>.<split>[.<rule>].<metric>[.<class>]`, such as `cams.train.oracle.miou`, `segmenter.val.miou`, `classifier.val.map`,
-`segmenter.val.iou.cow`; without a rule it is the one whose threshold was not chosen on pixel masks.
+`segmenter.val.iou.cow`; without a rule it is the one whose threshold was not chosen on pixel masks. What a stage cost is `cost.<stage>.seconds` (wall
+time) and `cost.<stage>.memory_gb` (peak, of the GPU if there was one, else of the process), no
+fractions.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from wsss_core.config import Table
 from wsss_core.errors import UserError, did_you_mean
 from wsss_core.files import read_json, write_text
-from wsss_core.report.published import Published, find_published, read_published
+from wsss_core.report.published import COSTS, Published, find_published, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,23 +32,29 @@ SUBJECTS = {
     "walk": "Walked",
     "refine": "Refined",
     "pseudo": "Pseudo masks",
+    "end_to_end": "End-to-end",
+    "end_to_end-labels": "End-to-end, image labels known",
+    "patches": "Patch embeddings",
     "segmenter": "Segmenter",
 }
 METRICS = {"map": "mAP", "accuracy": "accuracy", "exact_match": "exact match", "miou": "mIoU", "mfdr": "mFDR", "mfnr": "mFNR"}
 METRICS |= {
     "boundary_f": "boundary F",
     "boundary_agnostic_f": "boundary F (any class)",
+    "inter_class": "inter-class cosine distance",
+    "intra_class": "intra-class cosine distance",
     "ap": "AP",
     "iou": "IoU",
     "fdr": "FDR",
     "fnr": "FNR",
 }
+METRICS |= COSTS
 RULES = ("oracle", "auto", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
 PROTOCOL = ("image_labels", "walk", "crf", "scales", "flip")
 HOW = ("split", "rule", "threshold", *PROTOCOL)
 COLUMNS = ("row", "column", "figure", "mean", "std", "n", "published", "printed", "about", *HOW)
-_MAIN = ("map", "miou", "mfdr", "mfnr", "boundary_f")
+_MAIN = ("map", "miou", "mfdr", "mfnr", "boundary_f", "inter_class", "intra_class")
 _NAMED = 6
 """Most keys that an error lists."""
 
@@ -81,10 +89,16 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
 def figures_of(record: dict[str, Any]) -> dict[str, Figure]:
     """Return all figures of a record by their names; those of the rule that is no oracle under two names, with and without it."""
     found: dict[str, Figure] = {}
+    for name, stage in record["stages"].items():
+        about: dict[str, Any] = {**dict.fromkeys(HOW), "split": name, "rule": "none"}
+        memory = stage.get("peak_gpu_memory_mb") or stage.get("peak_memory_mb")
+        for metric, value in (("seconds", stage.get("seconds")), ("memory_gb", memory and memory / 1024)):
+            if value:
+                found[f"cost.{name}.{metric}"] = Figure(value, **about)
     for subject, content in record["evaluations"].items():
         protocol = {key: content.get("protocol", {}).get(key) for key in PROTOCOL}
         for entry in content["figures"]:
-            about = {"split": content["split"], "rule": entry["rule"], "threshold": entry["threshold"], **protocol}
+            about = {**protocol, "split": content["split"], "rule": entry["rule"], "threshold": entry["threshold"]}
             start = f"{subject}.{content['split']}"
             for prefix in (f"{start}.{entry['rule']}", *([start] if entry["rule"] != "oracle" else [])):
                 for metric in METRICS.keys() & entry.keys():
@@ -238,7 +252,7 @@ def _line(row: str, column: str, name: str, found: Sequence[Figure], published: 
         "mean": float(values.mean()) if len(values) else np.nan,
         "std": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
         "n": len(values),
-        "published": published.fraction if published else np.nan,
+        "published": np.nan if published is None else published.number if _metric(name) in COSTS else published.number / 100,
         "printed": published.printed if published else "",
         "about": published.about if published else "",
         **{key: ";".join(dict.fromkeys(_text(asdict(figure)[key], "") for figure in found)) for key in HOW},

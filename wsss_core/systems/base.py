@@ -139,3 +139,11 @@ class CamSystem(System):
     @abstractmethod
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """The test path. Return maps [N, C-1, h, w], not negative and not normalised, and class logits [N, C-1]."""
+
+
+class SegmentSystem(System):
+    """Something whose trained model labels pixels."""
+
+    @abstractmethod
+    def segment(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The test path. Return class logits [N, C, h, w] of images [N, 3, H, W], at any resolution."""

@@ -59,7 +59,7 @@ class MclNet(CamNet):
             sam = config.attention == "sam"
             self.attention = SpatialAttention(num_classes - 1) if sam else PixelCorrelation(self.features.out_channels)
 
-    def attended(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def maps_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the maps after the attention module and before it, both [N, G, h, w]."""
         final, _ = self.features(images)
         maps = self.classifier(final)
@@ -72,7 +72,7 @@ class MclNet(CamNet):
         if crops is None:
             return Views(maps, embeddings)
         first, second = crops.unbind(dim=1)
-        attended, _ = self.attended(first)
+        attended, _ = self.maps_of(first)
         with torch.no_grad():  # sg(.)
             other_maps = super().forward(second)
         return Views(maps, embeddings, attended, other_maps)
@@ -86,7 +86,7 @@ class Mcl(Cam):
     Decisions where the paper is silent are at the losses, at `SpatialAttention`, and here: the first crop is the one that is attended to, the
     second the one without gradient, and not also the other way round; both are cut from the image that the classification sees,
     where it is no padding, and their centres are at most half a crop apart in either direction. The agreement is measured on a
-    grid over what both show, as fine as the maps. Without `lambda_pixel` and `lambda_region` nothing would teach the attention
+    grid over what both show, as fine as the maps. Batch normalisation learns its statistics from images and crops alike. Without `lambda_pixel` and `lambda_region` nothing would teach the attention
     module: there is none, and the maps are the plain classifier's.
     """
 
@@ -140,7 +140,7 @@ class Mcl(Cam):
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return ReLU(M'), the maps after the attention module, and the class logits, of those before it."""
         assert isinstance(model, MclNet)
-        attended, maps = model.attended(images)
+        attended, maps = model.maps_of(images)
         return functional.relu(attended), maps.mean(dim=(2, 3))
 
 

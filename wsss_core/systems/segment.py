@@ -24,18 +24,17 @@ from wsss_core.nn.backbones import Features
 from wsss_core.nn.bifpn import BiFPNDecoder
 from wsss_core.nn.decoders import decode, make_decoder
 from wsss_core.refine.soft_masks import SoftMasks, one_hot
-from wsss_core.systems.base import Batch, Progress, Sample, System
+from wsss_core.systems.base import Batch, Progress, Sample, SegmentSystem
 
 _CELL = 4
 """Pixels of the crop per cell of the soft masks: the stride of the decoder's features."""
 
 
 class Dense(NamedTuple):
-    """Logits [N, C, H, W] at the size of the images, and the decoder's last features [N, D, h, w] with their own logits [N, C, h, w]."""
+    """Logits [N, C, H, W] at the size of the images, and the decoder's last features [N, D, h, w]."""
 
     logits: Tensor
     features: Tensor
-    coarse: Tensor
 
 
 class SegmentationNet(nn.Module):
@@ -52,12 +51,11 @@ class SegmentationNet(nn.Module):
         if dense:
             assert isinstance(self.decoder, BiFPNDecoder)
             features = self.decoder.features(levels)
-            coarse = self.decoder.classify(features)
-            return Dense(_enlarge(coarse, images), features, coarse)
+            return Dense(_enlarge(self.decoder.classify(features), images), features)
         return _enlarge(decode(self.decoder, images, levels), images)
 
 
-class Segment(System):
+class Segment(SegmentSystem):
     """The segmentation network, its cross-entropy and, if asked for, the contrast across boundaries."""
 
     config_type = Segmenter
@@ -70,7 +68,8 @@ class Segment(System):
         """Return the function from a record to an augmented image [3, S, S] and labels int64[S, S], 255 where padded.
 
         For BEACON also `soft` uint8[C, S/4, S/4], the pseudo mask before it was cut, in steps of 1/255: image, labels and soft mask are
-        resized, mirrored and cropped alike.
+        resized, mirrored and cropped alike. Of 4 x 4 pixels it has one, the third of the third row (half a pixel from their centre), as
+        all of them would be 16 times as much in every batch; 0 in all channels where that pixel is ignored.
         """
         transform = self.transform()
         labels = _true_masks(index) if "pseudo" not in inputs else _pseudo_masks(index, inputs["pseudo"])
@@ -91,9 +90,9 @@ class Segment(System):
             channels, classes = soft(record.id, mask)
             image, layers = transform(picture, np.concatenate([mask[None], channels]))
             assert layers is not None
-            small = layers[1:, _CELL // 2 :: _CELL, _CELL // 2 :: _CELL].to(torch.uint8)
-            full = small.new_zeros(self.num_classes, *small.shape[1:])
-            full[classes] = small
+            cells = layers[:, _CELL // 2 :: _CELL, _CELL // 2 :: _CELL]
+            full = torch.zeros(self.num_classes, *cells.shape[1:], dtype=torch.uint8)
+            full[classes] = (cells[1:] * (cells[0] != IGNORE)).to(torch.uint8)
             return {"image": image, "target": layers[0], "soft": full}
 
         return load
@@ -103,21 +102,22 @@ class Segment(System):
         if self.config.loss != "beacon":
             return {"segmentation": pixel_cross_entropy(model(batch["image"]), batch["target"])}
         config = self.config
-        logits, features, coarse = cast(Dense, model(batch["image"], dense=True))
-        size = features.shape[-2:]
-        padded = functional.interpolate((batch["target"] == IGNORE)[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
-        soft = functional.interpolate(batch["soft"].float() / 255, size=size, mode="nearest-exact")
+        logits, features = cast(Dense, model(batch["image"], dense=True))
         contrast = beacon_loss(
             features,
-            coarse,
-            soft,
-            steps=max(1, round(config.beacon_steps / _CELL)),
+            logits,
+            batch["soft"].float() / 255,
+            steps=config.beacon_steps,
             samples=config.beacon_samples,
             threshold=config.beacon_threshold,
-            ignore=padded,
+            ignore=batch["target"] == IGNORE,
         )
         # MuSCLe, Eq. 9
         return {"segmentation": pixel_cross_entropy(logits, batch["target"]), "beacon": config.lambda_beacon * contrast}
+
+    def segment(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the network's logits at the size of the images."""
+        return model(images)
 
 
 def _enlarge(logits: Tensor, images: Tensor) -> Tensor:

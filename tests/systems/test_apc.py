@@ -1,0 +1,258 @@
+"""System `apc`: its parts, its losses, the labels it makes itself, what learns when, its test path and its chain."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wsss_core.config import load_config
+from wsss_core.data.images import read_mask
+from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.errors import UserError
+from wsss_core.files import read_json
+from wsss_core.losses.classification import probability_cross_entropy
+from wsss_core.losses.contrast import patch_contrast
+from wsss_core.losses.segmentation import pixel_cross_entropy
+from wsss_core.nn.bilstm import HVBiLSTM
+from wsss_core.nn.pixel_adaptive import pixel_adaptive_refine
+from wsss_core.nn.pooling import adaptive_k_pool
+from wsss_core.plan import Plan
+from wsss_core.predict import Predictor, find_model
+from wsss_core.systems import make_system
+from wsss_core.systems.apc import Apc, ApcNet, Patches
+from wsss_core.systems.base import Batch, Progress, Run
+
+NETWORK = {"backbone": "test_vit", "weights": "none", "crop_size": 64, "decoder_channels": 16}
+START = Progress(0, 0, 10)
+
+
+def apc(**keys: Any) -> Apc:
+    made = make_system({"system": "apc", **NETWORK, **keys}, 4, "test")
+    assert isinstance(made, Apc)
+    return made
+
+
+def network(system: Apc) -> ApcNet:
+    torch.manual_seed(0)
+    model = system.build()
+    assert isinstance(model, ApcNet)
+    return model
+
+
+def batch_of() -> Batch:
+    padded = torch.zeros(4, 64, 64, dtype=torch.bool)
+    padded[1, :, 48:] = True
+    return {
+        "image": torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+        "label": torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0], [1, 0, 0]]),
+        "padded": padded,
+    }
+
+
+def sure_scores(seed: int = 2) -> Tensor:
+    return (5 * torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(seed))).softmax(dim=1)
+
+
+def test_the_network_has_the_papers_parts() -> None:
+    model = network(apc())
+    out = model(torch.randn(2, 3, 64, 48))
+    assert isinstance(model.refine, HVBiLSTM) and model.classifier.bias is None
+    assert out.embeddings.shape == (2, 64, 4, 3) and out.scores.shape == out.logits.shape == (2, 4, 4, 3)
+    torch.testing.assert_close(out.scores.sum(dim=1), torch.ones(2, 4, 3))
+    torch.testing.assert_close(out.scores, model.classifier(out.embeddings).softmax(dim=1))
+    assert isinstance(network(apc(hv_bilstm=False)).refine, nn.Identity)
+
+
+def test_its_losses_are_the_papers() -> None:
+    system, batch = apc(lambda_segmentation=0.5, lambda_contrast=0.25, epsilon=0.6), batch_of()
+    known = Patches(torch.randn(4, 8, 4, 4), sure_scores(), torch.randn(4, 4, 4, 4))
+    losses = system.losses(lambda images: known, batch, START)  # type: ignore[arg-type]
+    labels = torch.cat([torch.ones(4, 1), batch["label"]], dim=1)
+    patches = known.scores.flatten(2).transpose(1, 2)
+    targets = system.pixel_labels(batch["image"], known.scores, labels, batch["padded"])
+    assert list(losses) == ["classification", "segmentation", "contrast"]
+    torch.testing.assert_close(losses["classification"], probability_cross_entropy(adaptive_k_pool(patches, 6, 0.9)[0], labels))
+    torch.testing.assert_close(losses["segmentation"], 0.5 * pixel_cross_entropy(known.logits, targets))
+    torch.testing.assert_close(losses["contrast"], 0.25 * patch_contrast(known.embeddings.flatten(2).transpose(1, 2), patches, labels, 0.6))
+    without = apc(lambda_contrast=0).losses(lambda images: known, batch, START)  # type: ignore[arg-type]
+    assert list(without) == ["classification", "segmentation"]
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("average", 0.4), ("max", 0.9), ("topk", 0.6), ("adaptive", 0.9)])
+def test_the_pooling_is_the_one_asked_for(pooling: str, expected: float) -> None:
+    scores = torch.tensor([0.1, 0.3, 0.9, 0.3]).view(1, 1, 2, 2)
+    torch.testing.assert_close(apc(pooling=pooling, k=2)._pool(scores.flatten(2).transpose(1, 2)), torch.tensor([[expected]]))
+
+
+def test_pixel_labels_are_the_refined_patch_predictions_of_the_images_classes() -> None:
+    batch, scores = batch_of(), sure_scores()
+    labels = torch.cat([torch.ones(4, 1), batch["label"]], dim=1)
+    own = scores * labels[:, :, None, None]
+    own = (own / own.sum(dim=1, keepdim=True)).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    plain = apc(label_refinement="none", label_confidence=0).pixel_labels(batch["image"], scores, labels, batch["padded"])
+    expected = own.argmax(dim=1)
+    expected[1, :, 12:] = 255
+    assert torch.equal(plain, expected)
+    assert (plain[2] == 0).all()  # no class but background
+    small = batch["image"].view(4, 3, 16, 4, 16, 4).mean(dim=(3, 5))
+    refined = pixel_adaptive_refine(small, own)
+    expected = refined.argmax(dim=1).masked_fill(refined.amax(dim=1) <= 0.7, 255)
+    expected[1, :, 12:] = 255
+    assert torch.equal(apc(label_confidence=0.7).pixel_labels(batch["image"], scores, labels, batch["padded"]), expected)
+    assert 0 < (expected == 255).float().mean() < 1
+
+
+def test_a_crf_may_refine_the_labels() -> None:
+    """The image is black and white; one patch at the edge is wrong."""
+    system = apc(label_refinement="crf")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (system.mean, system.std))
+    image = torch.zeros(3, 64, 64)
+    image[:, :, 32:] = 1
+    scores = torch.full((1, 4, 4, 4), 0.02)
+    scores[:, 1, :, :2] = scores[:, 2, :, 2:] = 0.94
+    scores[0, 1, 0, 2], scores[0, 2, 0, 2] = 0.5, 0.46
+    labels = torch.tensor([[1.0, 1, 1, 0]])
+    made = system.pixel_labels(((image - mean) / std)[None], scores, labels, torch.zeros(1, 64, 64, dtype=torch.bool))
+    assert (made[0, :, :8] == 1).all() and (made[0, :, 8:] == 2).all()
+
+
+def test_the_transformer_learns_after_the_head() -> None:
+    system = apc(head_epochs=2)
+    model, batch = network(system).train(), batch_of()
+    for epoch, learns in ((0, False), (1, False), (2, True), (3, True)):
+        model.zero_grad()
+        system.before_epoch(epoch, Run(model, None, (), None, None))  # type: ignore[arg-type]
+        torch.stack(list(system.losses(model, batch, START).values())).sum().backward()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in model.features.parameters()) == learns
+        assert all(p.grad is not None and bool(p.grad.any()) for name, p in model.named_parameters() if not name.startswith("features."))
+    assert len(system.parameter_groups(network(system))[0]["params"]) == len(list(model.features.parameters()))
+
+
+def index_of(picture: np.ndarray, place: Path) -> DataIndex:
+    from PIL import Image
+
+    (place / "images").mkdir()
+    Image.fromarray(picture).save(place / "images" / "a.png")
+    return DataIndex(("background", "a", "b", "c"), {"train": (Record("a", "prepared:images/a.png", (2,), None),)}, "made", None, place)
+
+
+@pytest.mark.parametrize(("resize", "padded"), [("square", 0.0), ([64, 64], 0.5), ({"at_least": 32, "at_most": 32}, 1 - 16 * 32 / 64**2)])
+def test_a_sample_is_a_square_of_the_whole_image_and_padding_is_marked(tmp_path: Path, resize: Any, padded: float) -> None:
+    index = index_of(np.full((40, 80, 3), 200, np.uint8), tmp_path)
+    sample = apc(resize=resize).load(index, {})(index.split("train")[0])
+    assert sample["image"].shape == (3, 64, 64) and torch.equal(sample["label"], torch.tensor([0.0, 1, 0]))
+    assert sample["padded"].float().mean() == pytest.approx(padded)
+    assert not sample["image"][:, sample["padded"]].any() and (sample["image"][:, ~sample["padded"]] > 0.1).all()
+
+
+@pytest.mark.parametrize(("resize", "grid"), [("square", (6, 6)), ([64, 64], (3, 6))])
+def test_test_images_are_squares_if_those_of_the_training_are(resize: Any, grid: tuple[int, int]) -> None:
+    system = apc(resize=resize)
+    model, images = network(system).eval(), torch.randn(2, 3, 48, 96)
+    maps, logits = system.cams(model, images)
+    assert maps.shape == (2, 3, *grid) and system.segment(model, images).shape == (2, 4, *grid)
+    scores = model(system._squared(images)).scores
+    torch.testing.assert_close(maps, scores[:, 1:])
+    torch.testing.assert_close(logits.sigmoid(), adaptive_k_pool(scores.flatten(2).transpose(1, 2), 6, 0.9)[0][:, 1:])
+    assert system.embed(model, images).shape == (2, 64, *grid)
+
+
+TRAINED = {
+    "classifier": {"system": "apc", **NETWORK, "resize": "square", "epochs": 3, "head_epochs": 1, "batch_size": 4},
+    "segmenter": None,
+    "predict": {"resize": 80, "crf": "vitpcm"},
+}
+
+
+def test_a_single_stage_labels_and_predicts(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    plan = planned(TRAINED)
+    index = read_index(do(plan, "data"), None)
+    for name, split, known in (("pseudo", "train", True), ("end_to_end", "val", False), ("end_to_end-labels", "val", True)):
+        directory = do(plan, name)
+        for record in index.split(split):
+            found = set(np.unique(read_mask(directory / "masks" / f"{record.id}.png")).tolist())
+            assert found <= ({0, *record.labels} if known else {0, 1, 2, 3})
+        figures = read_json(do(plan, f"evaluate-{name}") / "figures.json")
+        assert figures["subject"] == name.partition("-")[0] and figures["split"] == split and figures["protocol"]["image_labels"] is known
+    (distances,) = read_json(do(plan, "evaluate-patches") / "figures.json")["figures"]
+    assert 0 <= distances["intra_class"] <= 2 and 0 <= distances["inter_class"] <= 2
+    assert read_json(do(plan, "evaluate-classifier") / "figures.json")["figures"][0]["map"] > 0
+    model = do(plan, "classifier")
+    assert find_model(model) == model
+    image = np.zeros((40, 57, 3), np.uint8)
+    assert Predictor(model).probabilities(image, (2,))[[1, 3]].max() == 0 < Predictor(model).probabilities(image)[[1, 3]].min()
+
+
+def test_the_chain_ends_at_the_predictions_or_goes_on_with_a_second_segmenter(planned: Callable[..., Plan]) -> None:
+    alone, further = planned(TRAINED).chains[0], planned({**TRAINED, "segmenter": {"epochs": 2}}).chains[0]
+    assert list(alone.stages) == ["data", "classifier", "cams", "cams-threshold", "pseudo", "end_to_end", "end_to_end-labels"]
+    assert list(alone.evaluations) == ["classifier", "cams", "pseudo", "end_to_end", "end_to_end-labels", "patches"]
+    assert all(alone.all_stages[name].id == further.all_stages[name].id for name in alone.all_stages)
+    assert further.stages["segmenter"].upstream["pseudo"].id == alone.stages["pseudo"].id
+    assert alone.stages["pseudo"].parameters["image_labels"] is True and "image_labels" not in alone.stages["end_to_end"].parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classifier": {"system": "apc", "lambda_segmentation": 0}}, "classifier.lambda_segmentation: "),
+        ({"classifier": {"system": "apc", "epsilon": 0.4}}, "classifier.epsilon: "),
+        ({"classifier": {"system": "apc", "resize": "sqare"}}, "classifier.resize: "),
+        (
+            {"classifier": {"system": "apc"}, "segmenter": {"loss": "beacon", "decoder": "bifpn"}},
+            "segmenter.loss beacon needs the scores behind the pseudo masks",
+        ),
+    ],
+)
+def test_wrong_values_are_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config({"dataset": {"source": "shapes"}, "experiments": {"a": {}}, **changes}, "my.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "same"),
+    [
+        ({}, {"theta": 0.5}, False),
+        ({"pooling": "topk"}, {"theta": 0.5}, True),
+        ({"pooling": "topk"}, {"k": 3}, False),
+        ({"pooling": "max"}, {"theta": 0.5, "k": 3}, True),
+        ({}, {"epsilon": 0.9}, False),
+        ({"lambda_contrast": 0}, {"epsilon": 0.9}, True),
+    ],
+)
+def test_what_is_not_used_is_in_no_id(planned: Callable[..., Plan], base: dict[str, Any], change: dict[str, Any], same: bool) -> None:
+    one, other = (
+        planned({**TRAINED, "classifier": {**TRAINED["classifier"], **keys}}).chains[0].stages["classifier"].id
+        for keys in (base, {**base, **change})
+    )
+    assert (one == other) is same
+
+
+PEAK = """
+import torch
+from wsss_core.systems import make_system
+
+torch.set_num_threads(2)
+system = make_system({"system": "apc", "backbone": "vit_base_patch16_384", "weights": "none"}, 21, "test")
+model = system.build().eval()
+with torch.inference_mode():
+    logits = system.segment(model, torch.rand(1, 3, 720, 960))
+assert logits.shape == (1, 21, 60, 60)
+lines = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) / 1024**2 for line in lines if line.startswith("VmHWM")))
+"""
+
+
+def test_inference_at_960_pixels_with_vit_b_16_stays_below_3_gb() -> None:
+    """The attention of 3,601 tokens would be 622 MB for each block, were it kept."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) < 3

@@ -1,0 +1,73 @@
+"""How far the embeddings of patches lie apart, between classes and within (APC, Table 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsss_core.cams import read_ahead, rescale
+from wsss_core.data.images import IGNORE
+from wsss_core.data.index import DataIndex, Record
+from wsss_core.data.transforms import normalise
+from wsss_core.data.truth import read_truth
+from wsss_core.devices import torch_device
+from wsss_core.engine.models import load_model
+from wsss_core.errors import UserError
+from wsss_core.evaluate.confusion import mean_of_defined
+from wsss_core.stages import Stage
+from wsss_core.systems.apc import Apc
+
+
+@torch.inference_mode()
+def patch_distances(stage: Stage, index: DataIndex, records: Sequence[Record]) -> tuple[float, float]:
+    """Return the mean cosine distance of patches of different classes, and of patches of one class.
+
+    The paper names its metric and not how it is computed. Ours: a patch belongs to the class with the most pixels in it, by the true mask (to
+    none, if most are to be ignored); distances are 1 - cosine of all pairs of patches of all images; their mean for each pair of classes,
+    and for each class, background among them; the mean of these. One pass at the longer side `resize`.
+    """
+    torch.set_num_threads(stage.threads)
+    trained = load_model(stage.input("model"), torch_device(stage.gpus))
+    system, device = trained.system, next(trained.model.parameters()).device
+    if not isinstance(system, Apc):
+        raise UserError(f"{stage.input('model')}: system {system.config.system} has no patch embeddings")
+    resize = stage.parameters.get("resize")
+    sums, counts = torch.zeros(()), torch.zeros(index.num_classes, dtype=torch.float64)
+    images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "patches", len(records))
+    for record, image in zip(records, images, strict=True):
+        pixels = normalise(image, system.mean, system.std)[None].to(device)
+        embeddings = system.embed(trained.model, rescale(pixels, resize / max(image.shape[:2]) if resize else 1.0))[0].cpu().double()
+        truth = read_truth(index, record, image.shape[:2])
+        belongs = patch_classes(truth, (embeddings.shape[1], embeddings.shape[2]), index.num_classes).flatten(1)
+        sums = sums + belongs @ functional.normalize(embeddings.flatten(1), dim=0).T
+        counts += belongs.sum(dim=1)
+    return class_distances(sums, counts)
+
+
+def patch_classes(truth: np.ndarray, size: tuple[int, int], num_classes: int) -> Tensor:
+    """Return float64[C, h, w], 1 where most pixels of a patch are of that class, of a mask uint8[H, W] of class numbers and 255."""
+    labels = torch.from_numpy(truth.astype(np.int64)).clamp(max=num_classes)
+    labels[torch.from_numpy(truth == IGNORE)] = num_classes
+    share = functional.adaptive_avg_pool2d(functional.one_hot(labels, num_classes + 1).permute(2, 0, 1).double(), size)
+    winner = functional.one_hot(share.argmax(dim=0), num_classes + 1).permute(2, 0, 1)
+    return winner[:num_classes].double()
+
+
+def class_distances(sums: Tensor, counts: Tensor) -> tuple[float, float]:
+    """Return the mean distances between and within classes from sums of unit vectors float64[C, D] and their number [C].
+
+    The mean cosine between two classes is the product of their mean vectors; within a class of n, (|sum|^2 - n) / (n (n - 1)). NaN where no
+    pair of classes, or no class with two patches, is there.
+    """
+    present = counts > 0
+    means = sums[present] / counts[present, None]
+    between = 1 - means @ means.T
+    pairs = torch.triu(torch.ones_like(between), diagonal=1) > 0
+    several = counts > 1
+    n = counts[several]
+    within = 1 - (sums[several].square().sum(dim=1) - n) / (n * (n - 1))
+    return mean_of_defined(between[pairs].numpy()), mean_of_defined(within.numpy())

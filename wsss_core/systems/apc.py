@@ -1,0 +1,173 @@
+"""System `apc`: adaptive patch contrast (Wu et al. 2024, arXiv:2407.10649), a vision transformer that learns to segment in a single stage.
+
+Patches are classified, and the scores of the best of them are the image's (adaptive-K pooling): so the image-level labels teach what each patch
+shows. Patches of a class are drawn together (patch contrast), and a decoder over several levels learns from the refined patch predictions to
+segment. No class activation map takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsss_core.config import ApcClassifier, Classifier
+from wsss_core.data.images import IGNORE, read_image
+from wsss_core.data.index import DataIndex, Record
+from wsss_core.losses.classification import probability_cross_entropy
+from wsss_core.losses.contrast import patch_contrast
+from wsss_core.losses.segmentation import pixel_cross_entropy
+from wsss_core.nn.backbones import PatchFeatures
+from wsss_core.nn.bilstm import HVBiLSTM
+from wsss_core.nn.patch_decoder import PatchDecoder
+from wsss_core.nn.pixel_adaptive import pixel_adaptive_refine
+from wsss_core.nn.pooling import pool_patches
+from wsss_core.refine.crf import crf_soft
+from wsss_core.systems.base import Batch, CamSystem, Progress, Run, Sample, SegmentSystem
+
+_STRIDE = 4
+"""Pixels of the image per cell of the labels that the decoder learns from."""
+
+
+class Patches(NamedTuple):
+    """Refined embeddings F_out [N, D, h, w], class probabilities Z [N, C, h, w] (float32), and the decoder's logits [N, C, h, w]."""
+
+    embeddings: Tensor
+    scores: Tensor
+    logits: Tensor
+
+
+class ApcNet(nn.Module):
+    """Transformer, HV-BiLSTM, patch classifier W without bias (Eq. 1) and segmentation branch (Fig. 3)."""
+
+    def __init__(self, config: ApcClassifier, num_classes: int) -> None:
+        super().__init__()
+        self.features = PatchFeatures(config)
+        dim = self.features.out_channels
+        self.refine = HVBiLSTM(dim) if config.hv_bilstm else nn.Identity()
+        self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
+        self.decoder = PatchDecoder(self.features.channels, num_classes, config.decoder_channels, config.decoder_levels)
+
+    def forward(self, images: Tensor) -> Patches:
+        """Return what is known of the patches of images [N, 3, H, W]."""
+        first, levels = self.features(images)
+        embeddings = self.refine(first)
+        return Patches(embeddings, self.classifier(embeddings).float().softmax(dim=1), self.decoder(levels))
+
+
+class Apc(CamSystem, SegmentSystem):
+    """Adaptive patch contrast.
+
+    Notes
+    -----
+    Ours, where the paper is silent: background is one of the classes, and in every image; the new layers alone, the decoder among them,
+    learn in the first epochs; the decoder's labels are the patch probabilities of the image's classes, refined at a quarter of the image's
+    resolution, where the best is more probable than `label_confidence`. Images are made squares of the size named, as in the paper, in training and
+    in tests (unless `resize` says otherwise).
+    """
+
+    config_type: ClassVar[type[Classifier]] = ApcClassifier
+
+    def build(self) -> nn.Module:
+        """Return the network."""
+        return ApcNet(self.config, self.num_classes)
+
+    def before_epoch(self, epoch: int, run: Run) -> None:
+        """Let the transformer learn from `head_epochs` on."""
+        features = run.model.features
+        assert isinstance(features, nn.Module)
+        features.requires_grad_(epoch >= self.config.head_epochs)
+
+    def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
+        """Return the function from a record to image [3, S, S], label [C-1] and `padded` bool[S, S], which pixels are no image."""
+        transform = self.transform()
+
+        def load(record: Record) -> Sample:
+            picture = read_image(index.image_path(record))
+            image, inside = transform(picture, np.zeros(picture.shape[:2], np.uint8))
+            return {"image": image, "label": torch.from_numpy(index.multi_hot(record)), "padded": inside == IGNORE}
+
+        return load
+
+    def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return the loss of the image's classes, of segmentation and, if asked for, the patch contrast (Eq. 7)."""
+        config, images = self.config, batch["image"]
+        labels = functional.pad(batch["label"], (1, 0), value=1.0)  # with background
+        embeddings, scores, logits = model(images)
+        patch_scores = _sequence(scores)
+        targets = self.pixel_labels(images, scores.detach(), labels, batch["padded"])
+        losses = {
+            "classification": probability_cross_entropy(self._pool(patch_scores), labels),
+            "segmentation": config.lambda_segmentation * pixel_cross_entropy(logits, targets),
+        }
+        if config.lambda_contrast > 0:
+            contrast = patch_contrast(_sequence(embeddings), patch_scores, labels, config.epsilon)
+            losses["contrast"] = config.lambda_contrast * contrast
+        return losses
+
+    @torch.no_grad()
+    def pixel_labels(self, images: Tensor, scores: Tensor, labels: Tensor, padded: Tensor) -> Tensor:
+        """Return what the decoder learns, int64[N, H/4, W/4]: patch predictions mapped to pixels ("patch to pixel" of Fig. 3), refined, unsure ones ignored.
+
+        Parameters
+        ----------
+        images
+            float[N, 3, H, W], normalised.
+        scores
+            float32[N, C, h, w], the patches' probabilities.
+        labels
+            [N, C], 1 for the classes of the image, background among them: no other gets a pixel.
+        padded
+            bool[N, H, W], pixels that are no image: ignored.
+        """
+        size = [max(1, side // _STRIDE) for side in images.shape[-2:]]
+        own = scores * labels[:, :, None, None]
+        own = own / own.sum(dim=1, keepdim=True).clamp(min=torch.finfo(own.dtype).tiny)
+        own = functional.interpolate(own, size=size, mode="nearest-exact")
+        small = functional.interpolate(images.float(), size=size, mode="area")
+        if self.config.label_refinement == "pixel_adaptive":
+            own = pixel_adaptive_refine(small, own)
+        elif self.config.label_refinement == "crf":
+            own = torch.stack([self._crf(*pair) for pair in zip(small, own, strict=True)])
+        confidence, best = own.max(dim=1)
+        outside = functional.interpolate(padded[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
+        return best.masked_fill((confidence <= self.config.label_confidence) | outside, IGNORE)
+
+    def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches' probabilities of the foreground classes, and the logits of the image's scores."""
+        scores = model(self._squared(images)).scores
+        return scores[:, 1:], torch.logit(self._pool(_sequence(scores))[:, 1:], eps=1e-6)
+
+    def segment(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the decoder's logits, one per patch."""
+        return model(self._squared(images)).logits
+
+    def embed(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the refined patch embeddings [N, D, h, w]: what the patch contrast compares."""
+        return model(self._squared(images)).embeddings
+
+    def _pool(self, patch_scores: Tensor) -> Tensor:
+        return pool_patches(patch_scores, self.config.pooling, self.config.k, self.config.theta)
+
+    def _squared(self, images: Tensor) -> Tensor:
+        """Make the images as square as those of the training: both sides become the longer one."""
+        side = max(images.shape[-2:])
+        if self.config.resize != "square" or images.shape[-2:] == (side, side):
+            return images
+        return functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+
+    def _crf(self, image: Tensor, scores: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (self.mean, self.std))
+        pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        refined = crf_soft(pixels.permute(1, 2, 0).cpu().numpy(), scores.cpu().numpy(), "vitpcm")
+        return torch.from_numpy(refined).to(scores.device)
+
+
+def _sequence(maps: Tensor) -> Tensor:
+    """Return [N, h * w, C] of [N, C, h, w]."""
+    return maps.flatten(2).transpose(1, 2)
