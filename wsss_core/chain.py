@@ -165,7 +165,8 @@ class _ChainBuilder:
         self._predict("pseudo", model, "train", image_labels=True)
         split = self.experiment.predict.split
         self._predict("end_to_end", model, split)
-        self._predict("end_to_end-labels", model, split, image_labels=True)
+        if split == "val":  # of test images the tags may not be known
+            self._predict("end_to_end-labels", model, split, image_labels=True)
         resize = self.experiment.predict.resize
         self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
 

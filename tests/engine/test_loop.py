@@ -18,8 +18,11 @@ from wsss_core.engine import loop
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.plan import Plan
+from wsss_core.systems.apc import Apc
+from wsss_core.systems.base import CamSystem
 from wsss_core.systems.boundary import BoundarySystem
 from wsss_core.systems.cam import Cam
+from wsss_core.systems.mcl import Mcl
 from wsss_core.systems.puzzle import Puzzle
 
 
@@ -87,15 +90,22 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
         ({"optimizer": "adam"}, Cam, "losses"),
         ({"system": "puzzle"}, Puzzle, "puzzle_losses"),
         ({"system": "rsa_cfc"}, Puzzle, "puzzle_losses"),
+        ({"system": "mcl", "crop_pair": 48, "image_from": 0, "pixel_from": 1, "region_from": 2}, Mcl, "losses"),
+        (
+            {"system": "apc", "backbone": "test_vit", "resize": "square", "head_epochs": 2},
+            Apc,
+            "losses",
+        ),  # killed before the backbone learns
+        ({"system": "apc", "backbone": "test_vit", "resize": "square", "head_epochs": 1}, Apc, "losses"),
     ],
-    ids=["sgd", "adam", "puzzle", "rsa_cfc"],
+    ids=["sgd", "adam", "puzzle", "rsa_cfc", "mcl", "apc-head", "apc"],
 )
 def test_a_killed_training_resumes_and_ends_the_same(
     planned: Callable[..., Plan],
     do: Callable[[Plan, str], Path],
     monkeypatch: pytest.MonkeyPatch,
     classifier: dict[str, Any],
-    owner: type[Cam],
+    owner: type[CamSystem],
     method: str,
 ) -> None:
     directory = prepared(planned, do, {"classifier": {"epochs": 3, **classifier}})
@@ -107,7 +117,7 @@ def test_a_killed_training_resumes_and_ends_the_same(
     steps = iter(range(100))
     original = getattr(owner, method)
 
-    def dies_in_the_second_epoch(self: Cam, *arguments: Any) -> Any:
+    def dies_in_the_second_epoch(self: CamSystem, *arguments: Any) -> Any:
         if next(steps) == 4:
             raise KeyboardInterrupt
         return original(self, *arguments)

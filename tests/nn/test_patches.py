@@ -57,6 +57,14 @@ def test_the_embedding_has_four_quarters() -> None:
         HVBiLSTM(10)
 
 
+def test_it_stays_in_float32_where_all_else_does_not() -> None:
+    lstm, given = HVBiLSTM(8), grid(1, 8, 4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = lstm(given.bfloat16())
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, lstm(given.bfloat16().float()))
+
+
 VIT = Backbone(backbone="test_vit", weights="none")
 
 

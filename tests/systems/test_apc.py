@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_core.config import load_config
-from wsss_core.data.images import read_mask
+from wsss_core.data.images import read_image, read_mask
 from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.engine.export import export_model
+from wsss_core.engine.models import save_model
 from wsss_core.errors import UserError
 from wsss_core.files import read_json
 from wsss_core.losses.classification import probability_cross_entropy
@@ -64,11 +66,11 @@ def sure_scores(seed: int = 2) -> Tensor:
 def test_the_network_has_the_papers_parts() -> None:
     model = network(apc())
     out = model(torch.randn(2, 3, 64, 48))
-    assert isinstance(model.refine, HVBiLSTM) and model.classifier.bias is None
+    assert isinstance(model.bilstm, HVBiLSTM) and model.classifier.bias is None
     assert out.embeddings.shape == (2, 64, 4, 3) and out.scores.shape == out.logits.shape == (2, 4, 4, 3)
     torch.testing.assert_close(out.scores.sum(dim=1), torch.ones(2, 4, 3))
     torch.testing.assert_close(out.scores, model.classifier(out.embeddings).softmax(dim=1))
-    assert isinstance(network(apc(hv_bilstm=False)).refine, nn.Identity)
+    assert isinstance(network(apc(hv_bilstm=False)).bilstm, nn.Identity)
 
 
 def test_its_losses_are_the_papers() -> None:
@@ -86,17 +88,16 @@ def test_its_losses_are_the_papers() -> None:
     assert list(without) == ["classification", "segmentation"]
 
 
-@pytest.mark.parametrize(("pooling", "expected"), [("average", 0.4), ("max", 0.9), ("topk", 0.6), ("adaptive", 0.9)])
+@pytest.mark.parametrize(("pooling", "expected"), [("average", 0.5), ("max", 0.9), ("topk", 0.65), ("adaptive", 0.85)])
 def test_the_pooling_is_the_one_asked_for(pooling: str, expected: float) -> None:
-    scores = torch.tensor([0.1, 0.3, 0.9, 0.3]).view(1, 1, 2, 2)
-    torch.testing.assert_close(apc(pooling=pooling, k=2)._pool(scores.flatten(2).transpose(1, 2)), torch.tensor([[expected]]))
+    scores = torch.tensor([0.05, 0.25, 0.9, 0.8]).view(1, 1, 2, 2)
+    torch.testing.assert_close(apc(pooling=pooling, k=3)._pool(scores.flatten(2).transpose(1, 2)), torch.tensor([[expected]]))
 
 
 def test_pixel_labels_are_the_refined_patch_predictions_of_the_images_classes() -> None:
     batch, scores = batch_of(), sure_scores()
     labels = torch.cat([torch.ones(4, 1), batch["label"]], dim=1)
-    own = scores * labels[:, :, None, None]
-    own = (own / own.sum(dim=1, keepdim=True)).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    own = (scores * labels[:, :, None, None]).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     plain = apc(label_refinement="none", label_confidence=0).pixel_labels(batch["image"], scores, labels, batch["padded"])
     expected = own.argmax(dim=1)
     expected[1, :, 12:] = 255
@@ -108,6 +109,11 @@ def test_pixel_labels_are_the_refined_patch_predictions_of_the_images_classes() 
     expected[1, :, 12:] = 255
     assert torch.equal(apc(label_confidence=0.7).pixel_labels(batch["image"], scores, labels, batch["padded"]), expected)
     assert 0 < (expected == 255).float().mean() < 1
+    # With one tag the better of two probabilities is at least a half of both: a patch that shows a third class is unsure all the same.
+    scores = torch.tensor([0.1, 0.2, 0.7, 0]).view(1, 4, 1, 1).expand(1, 4, 4, 4)
+    image, nowhere = batch["image"][:1], torch.zeros(1, 64, 64, dtype=torch.bool)
+    assert (apc().pixel_labels(image, scores, torch.tensor([[1.0, 1, 0, 0]]), nowhere) == 255).all()
+    assert (apc().pixel_labels(image, scores, torch.tensor([[1.0, 0, 1, 0]]), nowhere) == 2).all()
 
 
 def test_a_crf_may_refine_the_labels() -> None:
@@ -125,7 +131,7 @@ def test_a_crf_may_refine_the_labels() -> None:
 
 
 def test_the_transformer_learns_after_the_head() -> None:
-    system = apc(head_epochs=2)
+    system = apc(head_epochs=2, label_confidence=0)
     model, batch = network(system).train(), batch_of()
     for epoch, learns in ((0, False), (1, False), (2, True), (3, True)):
         model.zero_grad()
@@ -174,17 +180,20 @@ TRAINED = {
 
 def test_a_single_stage_labels_and_predicts(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
     plan = planned(TRAINED)
-    index = read_index(do(plan, "data"), None)
+    index, predictor = read_index(do(plan, "data"), None), Predictor(do(plan, "classifier"), {"resize": 80, "crf": "vitpcm"})
     for name, split, known in (("pseudo", "train", True), ("end_to_end", "val", False), ("end_to_end-labels", "val", True)):
         directory = do(plan, name)
         for record in index.split(split):
-            found = set(np.unique(read_mask(directory / "masks" / f"{record.id}.png")).tolist())
-            assert found <= ({0, *record.labels} if known else {0, 1, 2, 3})
+            image = read_image(index.image_path(record))
+            expected = predictor.labels(image, record.labels if known else None)
+            mask = read_mask(directory / "masks" / f"{record.id}.png")
+            assert (mask == expected).mean() > 0.999  # the store rounds to float16
+            assert not known or set(np.unique(mask).tolist()) <= {0, *record.labels}
         figures = read_json(do(plan, f"evaluate-{name}") / "figures.json")
         assert figures["subject"] == name.partition("-")[0] and figures["split"] == split and figures["protocol"]["image_labels"] is known
     (distances,) = read_json(do(plan, "evaluate-patches") / "figures.json")["figures"]
-    assert 0 <= distances["intra_class"] <= 2 and 0 <= distances["inter_class"] <= 2
-    assert read_json(do(plan, "evaluate-classifier") / "figures.json")["figures"][0]["map"] > 0
+    assert {"inter_class", "intra_class"} <= distances.keys()
+    assert read_json(do(plan, "evaluate-classifier") / "figures.json")["figures"][0]["rule"] == "none"
     model = do(plan, "classifier")
     assert find_model(model) == model
     image = np.zeros((40, 57, 3), np.uint8)
@@ -204,6 +213,8 @@ def test_the_chain_ends_at_the_predictions_or_goes_on_with_a_second_segmenter(pl
     ("changes", "message"),
     [
         ({"classifier": {"system": "apc", "lambda_segmentation": 0}}, "classifier.lambda_segmentation: "),
+        ({"classifier": {"system": "apc", "head_epochs": 15}}, "classifier: head_epochs must be smaller than epochs, got 15 and 15"),
+        ({"classifier": {"system": "apc", "label_confidence": 1}}, "classifier.label_confidence: "),
         ({"classifier": {"system": "apc", "epsilon": 0.4}}, "classifier.epsilon: "),
         ({"classifier": {"system": "apc", "resize": "sqare"}}, "classifier.resize: "),
         (
@@ -235,6 +246,28 @@ def test_what_is_not_used_is_in_no_id(planned: Callable[..., Plan], base: dict[s
         for keys in (base, {**base, **change})
     )
     assert (one == other) is same
+
+
+def test_the_rate_falls_where_the_transformer_starts_unless_told_otherwise() -> None:
+    assert apc(epochs=8, head_epochs=2).config.milestones == (0.25,)
+    assert apc(epochs=8, head_epochs=2, milestones=[0.5]).config.milestones == (0.5,)
+    assert apc().config.milestones == (2 / 15,)
+
+
+def test_of_a_test_split_no_tags_are_taken_as_known(planned: Callable[..., Plan]) -> None:
+    chain = planned({**TRAINED, "predict": {"split": "test"}}).chains[0]
+    assert "end_to_end" in chain.stages and "end_to_end-labels" not in chain.all_stages
+
+
+def test_an_exported_model_gives_the_predictors_probabilities(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    system = apc()
+    save_model(tmp_path, system.build(), system.config.model_dump(mode="json"), ("background", "a", "b", "c"))
+    export_model(tmp_path, tmp_path / "apc.pt", 64)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    given = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    expected = Predictor(tmp_path, {"flip": False}).probabilities(image)
+    np.testing.assert_allclose(torch.jit.load(tmp_path / "apc.pt")(given)[0].numpy(), expected, atol=1e-5)
 
 
 PEAK = """

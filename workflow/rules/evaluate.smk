@@ -18,7 +18,7 @@ rule evaluate:
     resources:
         gpu=needs_gpu("evaluate"),
         mem_mb=RUN.mem_mb,
-        runtime=240,
+        runtime=RUN.runtime,
     params:
         spec=spec("evaluate"),
     shell:

@@ -25,8 +25,8 @@ class Backbone(Block):
     """Any timm model name (`timm.list_models()`)."""
     weights: str = "pretrained"
     """`pretrained` (timm's default weights, downloaded once), `none` (random), or the path of a local .safetensors/.pth file."""
-    output_stride: Literal[8, 16, 32] = 16
-    """Pixels of the image per cell of the last feature map; the last stages are dilated instead of strided."""
+    output_stride: Literal[8, 14, 16, 32] = 16
+    """Pixels of the image per cell of the last feature map; the last stages are dilated instead of strided. Of a vision transformer its patch size (14 for some)."""
     mean: tuple[float, float, float] | None = None
     """Channel means for images in [0, 1]; unset: those of the backbone's pretrained weights."""
     std: tuple[float, float, float] | None = None

@@ -203,15 +203,15 @@ class ApcClassifier(Classifier):
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     """Update rule."""
     lr: Annotated[float, Field(gt=0)] = 0.001
-    """Initial learning rate of the backbone."""
+    """Initial learning rate; the backbone learns after the first milestone, if that is where `head_epochs` end."""
     head_lr_factor: Annotated[float, Field(gt=0)] = 1.0
     """Learning rate of all newly initialised layers, as a multiple of `lr`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty (SGD, Adam) or decoupled decay (AdamW)."""
     schedule: Literal["poly", "step", "constant"] = "step"
     """Learning rate over steps: `poly` (1 - step/steps)^power, `step` (times gamma at each milestone), `constant`."""
-    milestones: tuple[Fraction, ...] = (0.1333,)
-    """Fractions of the training at which the `step` schedule multiplies by gamma: here after 2 of 15 epochs, with `head_epochs`."""
+    milestones: tuple[Fraction, ...] = (2 / 15,)
+    """Fractions of the training at which the `step` schedule multiplies by gamma; unset: where `head_epochs` end."""
     resize: Resize | None = "square"
     """Longer side of the image in pixels, drawn uniformly from this range; `{at_least: 320, at_most: 640}`: only images beyond a limit are resized, to it; `square`: the whole image to `crop_size` x `crop_size`, and to squares in tests too; unset: images keep their size."""
     crop_size: Positive = 384
@@ -238,8 +238,24 @@ class ApcClassifier(Classifier):
     """How many of the transformer's blocks, evenly spaced, the segmentation branch merges."""
     label_refinement: Literal["pixel_adaptive", "crf", "none"] = "pixel_adaptive"
     """What refines the patch predictions that the segmentation branch learns from: pixel-adaptive refinement, a dense CRF (slow: on the CPU, in each step), nothing."""
-    label_confidence: Fraction = 0.5
+    label_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Where the best refined class is no more probable than this, the segmentation branch learns nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_falls_when_the_backbone_starts(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("milestones") is not None:
+            return values
+        epochs, head = (values.get(key, cls.model_fields[key].default) for key in ("epochs", "head_epochs"))
+        if not (isinstance(epochs, int) and isinstance(head, int) and 0 <= head < epochs):
+            return values
+        return {**values, "milestones": (head / epochs,)}
+
+    @model_validator(mode="after")
+    def _the_backbone_learns(self) -> ApcClassifier:
+        if self.head_epochs >= self.epochs:
+            raise ValueError(f"head_epochs must be smaller than epochs, got {self.head_epochs} and {self.epochs}")
+        return self
 
     @property
     def unused(self) -> set[str]:

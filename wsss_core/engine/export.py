@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
-from wsss_core.systems.segment import Segment
+from wsss_core.systems.base import SegmentSystem
 
 
 class _Probabilities(nn.Module):
@@ -19,14 +20,15 @@ class _Probabilities(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, model: nn.Module, system: SegmentSystem) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.model, self.system = model, system
+        self.register_buffer("mean", torch.tensor(system.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(system.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model((images - self.mean) / self.std).softmax(dim=1)
+        logits = self.system.segment(self.model, (images - self.mean) / self.std)
+        return functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
 
 
 def export_model(directory: Path, output: Path, size: int) -> None:
@@ -35,9 +37,9 @@ def export_model(directory: Path, output: Path, size: int) -> None:
     TorchScript is traced at `size` x `size` pixels; the result takes that size. Raises `UserError` for another suffix or a model that is no segmenter.
     """
     trained = load_model(directory)
-    if not isinstance(trained.system, Segment):
+    if not isinstance(trained.system, SegmentSystem):
         raise UserError(f"{directory}: holds a model of the system {trained.system.config.system}, not a segmenter")
-    wrapped = _Probabilities(trained.model, trained.system.mean, trained.system.std).eval()
+    wrapped = _Probabilities(trained.model, trained.system).eval()
     example = torch.zeros(1, 3, size, size)
     if output.suffix == ".pt":
         traced = torch.jit.trace(wrapped, example, check_trace=False)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsss_core.cams import read_ahead, rescale
-from wsss_core.data.images import IGNORE
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import normalise
 from wsss_core.data.truth import read_truth
@@ -50,11 +49,10 @@ def patch_distances(stage: Stage, index: DataIndex, records: Sequence[Record]) -
 
 def patch_classes(truth: np.ndarray, size: tuple[int, int], num_classes: int) -> Tensor:
     """Return float64[C, h, w], 1 where most pixels of a patch are of that class, of a mask uint8[H, W] of class numbers and 255."""
-    labels = torch.from_numpy(truth.astype(np.int64)).clamp(max=num_classes)
-    labels[torch.from_numpy(truth == IGNORE)] = num_classes
-    share = functional.adaptive_avg_pool2d(functional.one_hot(labels, num_classes + 1).permute(2, 0, 1).double(), size)
-    winner = functional.one_hot(share.argmax(dim=0), num_classes + 1).permute(2, 0, 1)
-    return winner[:num_classes].double()
+    there = np.unique(truth)
+    one_hot = torch.from_numpy(truth == there[:, None, None]).float()
+    winner = torch.from_numpy(there)[functional.adaptive_avg_pool2d(one_hot, size).argmax(dim=0)]
+    return (winner == torch.arange(num_classes)[:, None, None]).double()
 
 
 def class_distances(sums: Tensor, counts: Tensor) -> tuple[float, float]:

@@ -74,7 +74,7 @@ class PatchFeatures(Features):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the patch embeddings [N, D, h, w] after the last normalisation, and those of every block before it, of images [N, 3, H, W]."""
         config, patch = self._config, self._config.output_stride
-        size = tuple(max(1, round(side / patch)) * patch for side in images.shape[-2:])
+        size = tuple(max(1, round(int(side) / patch)) * patch for side in images.shape[-2:])  # int: under tracing a size is a tensor
         if size != images.shape[-2:]:
             images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

@@ -32,8 +32,9 @@ class HVBiLSTM(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return [N, D, h, w], the first half of the channels from the rows, the second from the columns, of embeddings [N, D, h, w]."""
-        rows = _along_rows(self.horizontal, embeddings)
-        columns = _along_rows(self.vertical, embeddings.transpose(2, 3)).transpose(2, 3)
+        with torch.autocast(embeddings.device.type, enabled=False):  # on a GPU it would be float16, too coarse for the contrast's gradient
+            rows = _along_rows(self.horizontal, embeddings.float())
+            columns = _along_rows(self.vertical, embeddings.float().transpose(2, 3)).transpose(2, 3)
         return torch.cat([rows, columns], dim=1)
 
 

@@ -8,6 +8,7 @@ segment. No class activation map takes part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -27,11 +28,17 @@ from wsss_core.nn.bilstm import HVBiLSTM
 from wsss_core.nn.patch_decoder import PatchDecoder
 from wsss_core.nn.pixel_adaptive import pixel_adaptive_refine
 from wsss_core.nn.pooling import pool_patches
-from wsss_core.refine.crf import crf_soft
+from wsss_core.refine.crf import CRF_PRESETS, crf_soft
 from wsss_core.systems.base import Batch, CamSystem, Progress, Run, Sample, SegmentSystem
 
 _STRIDE = 4
 """Pixels of the image per cell of the labels that the decoder learns from."""
+_CRF = replace(
+    CRF_PRESETS["vitpcm"],
+    gaussian_sxy=CRF_PRESETS["vitpcm"].gaussian_sxy / _STRIDE,
+    bilateral_sxy=CRF_PRESETS["vitpcm"].bilateral_sxy / _STRIDE,
+)
+"""That of the predictions, in cells."""
 
 
 class Patches(NamedTuple):
@@ -49,15 +56,26 @@ class ApcNet(nn.Module):
         super().__init__()
         self.features = PatchFeatures(config)
         dim = self.features.out_channels
-        self.refine = HVBiLSTM(dim) if config.hv_bilstm else nn.Identity()
+        self.bilstm = HVBiLSTM(dim) if config.hv_bilstm else nn.Identity()
         self.classifier = nn.Conv2d(dim, num_classes, 1, bias=False)
         self.decoder = PatchDecoder(self.features.channels, num_classes, config.decoder_channels, config.decoder_levels)
 
     def forward(self, images: Tensor) -> Patches:
         """Return what is known of the patches of images [N, 3, H, W]."""
         first, levels = self.features(images)
-        embeddings = self.refine(first)
-        return Patches(embeddings, self.classifier(embeddings).float().softmax(dim=1), self.decoder(levels))
+        return Patches(*self._classify(first), self.decoder(levels))
+
+    def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings and class probabilities alone."""
+        return self._classify(self.features(images)[0])
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Return the decoder's logits alone."""
+        return self.decoder(self.features(images)[1])
+
+    def _classify(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = self.bilstm(first)
+        return embeddings, self.classifier(embeddings).float().softmax(dim=1)
 
 
 class Apc(CamSystem, SegmentSystem):
@@ -89,8 +107,8 @@ class Apc(CamSystem, SegmentSystem):
 
         def load(record: Record) -> Sample:
             picture = read_image(index.image_path(record))
-            image, inside = transform(picture, np.zeros(picture.shape[:2], np.uint8))
-            return {"image": image, "label": torch.from_numpy(index.multi_hot(record)), "padded": inside == IGNORE}
+            image, margin = transform(picture, np.zeros(picture.shape[:2], np.uint8))
+            return {"image": image, "label": torch.from_numpy(index.multi_hot(record)), "padded": margin == IGNORE}
 
         return load
 
@@ -121,14 +139,13 @@ class Apc(CamSystem, SegmentSystem):
         scores
             float32[N, C, h, w], the patches' probabilities.
         labels
-            [N, C], 1 for the classes of the image, background among them: no other gets a pixel.
+            [N, C], 1 for the classes of the image, background among them: no other gets a pixel. The probabilities of these are not scaled up
+            again: where the patch is sure of another class, all of them are low, and the pixel is ignored.
         padded
             bool[N, H, W], pixels that are no image: ignored.
         """
         size = [max(1, side // _STRIDE) for side in images.shape[-2:]]
-        own = scores * labels[:, :, None, None]
-        own = own / own.sum(dim=1, keepdim=True).clamp(min=torch.finfo(own.dtype).tiny)
-        own = functional.interpolate(own, size=size, mode="nearest-exact")
+        own = functional.interpolate(scores * labels[:, :, None, None], size=size, mode="nearest-exact")
         small = functional.interpolate(images.float(), size=size, mode="area")
         if self.config.label_refinement == "pixel_adaptive":
             own = pixel_adaptive_refine(small, own)
@@ -140,16 +157,19 @@ class Apc(CamSystem, SegmentSystem):
 
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the patches' probabilities of the foreground classes, and the logits of the image's scores."""
-        scores = model(self._squared(images)).scores
+        assert isinstance(model, ApcNet)
+        _, scores = model.classify(self._squared(images))
         return scores[:, 1:], torch.logit(self._pool(_sequence(scores))[:, 1:], eps=1e-6)
 
     def segment(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the decoder's logits, one per patch."""
-        return model(self._squared(images)).logits
+        assert isinstance(model, ApcNet)
+        return model.segment(self._squared(images))
 
     def embed(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the refined patch embeddings [N, D, h, w]: what the patch contrast compares."""
-        return model(self._squared(images)).embeddings
+        assert isinstance(model, ApcNet)
+        return model.classify(self._squared(images))[0]
 
     def _pool(self, patch_scores: Tensor) -> Tensor:
         return pool_patches(patch_scores, self.config.pooling, self.config.k, self.config.theta)
@@ -162,10 +182,11 @@ class Apc(CamSystem, SegmentSystem):
         return functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
     def _crf(self, image: Tensor, scores: Tensor) -> Tensor:
+        """Refine the scores [C, h, w] of an image [3, h, w]; at each pixel their sum stays."""
         mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (self.mean, self.std))
         pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        refined = crf_soft(pixels.permute(1, 2, 0).cpu().numpy(), scores.cpu().numpy(), "vitpcm")
-        return torch.from_numpy(refined).to(scores.device)
+        refined = crf_soft(pixels.permute(1, 2, 0).cpu().numpy(), scores.cpu().numpy(), _CRF)
+        return torch.from_numpy(refined).to(scores.device) * scores.sum(dim=0)
 
 
 def _sequence(maps: Tensor) -> Tensor:
