@@ -10,22 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.cams import classify, read_ahead, rescale
 from wsss_core.config import Predict, validate
 from wsss_core.data.images import overlay_mask, read_image, save_mask
 from wsss_core.data.index import DataIndex, Record, read_index
-from wsss_core.data.transforms import normalise
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import DESCRIPTION, load_model
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, read_json
+from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.refine.predictions import present_classes, refine_predictions, refine_probabilities
 from wsss_core.stages import SPEC, Stage
 from wsss_core.store import ScoreWriter, shard_ranges
 from wsss_core.systems import system_type
 from wsss_core.systems.base import SegmentSystem, System
-
-__all__ = ["Predictor", "classify", "find_images", "find_model", "predict_images", "predict_stage"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SHARD = 64
@@ -64,19 +61,14 @@ class Predictor:
         """
         system = self.trained.system
         assert isinstance(system, SegmentSystem)
-        pixels = normalise(image, system.mean, system.std).unsqueeze(0).to(self.device)
-        height, width = image.shape[:2]
-        base = self.config.resize / max(height, width) if self.config.resize else 1.0
+        config, size = self.config, image.shape[:2]
         parts: list[Tensor] = []
-        for scale in self.config.scales:
-            inputs = rescale(pixels, base * scale)
-            if self.config.flip:
-                inputs = torch.cat([inputs, inputs.flip(-1)])
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda" and torch.cuda.is_bf16_supported()):
+        for inputs in network_inputs(image, system, self.device, resize=config.resize, scales=config.scales, flip=config.flip):
+            with inference_precision(self.device):
                 logits = system.segment(self.trained.model, inputs)
-            logits = functional.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
+            logits = functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
             probabilities = logits.softmax(dim=1)
-            parts.append((probabilities[0] + probabilities[1].flip(-1)) / 2 if self.config.flip else probabilities[0])
+            parts.append((probabilities[0] + probabilities[1].flip(-1)) / 2 if config.flip else probabilities[0])
         mean = torch.stack(parts).mean(dim=0).cpu().numpy()
         if classes is not None:
             mean[np.setdiff1d(np.arange(1, len(mean)), classes)] = 0
@@ -106,7 +98,7 @@ def predict_stage(stage: Stage) -> None:
     folder.mkdir(exist_ok=True)
     todo = [record for record in index.split(stage.parameters["split"]) if not (folder / f"{record.id}.png").exists()]
     if config.crf == "none":
-        images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "predict", len(todo))
+        images = images_of(stage, index, todo, "predict")
         for record, image in zip(todo, images, strict=True):
             with atomic_path(folder / f"{record.id}.png") as temporary:
                 save_mask(temporary, predictor.labels(image, record.labels if known else None))
@@ -119,7 +111,7 @@ def predict_stage(stage: Stage) -> None:
 def _predict_with_crf(stage: Stage, predictor: Predictor, index: DataIndex, records: list[Record], folder: Path, known: bool) -> None:
     """Predict some images and refine them; between the two, what the CRF needs lies in a store."""
     scores = stage.resume / "probabilities.h5"
-    images = stage.track(read_ahead(index, records, int(stage.spec.run.get("workers", 0))), "predict", len(records))
+    images = images_of(stage, index, records, "predict")
     with ScoreWriter(scores, index.num_classes) as writer:
         for record, image in zip(records, images, strict=True):
             probabilities = predictor.probabilities(image, record.labels if known else None)

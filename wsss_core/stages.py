@@ -94,6 +94,11 @@ class Stage:
         return self.spec.parameters
 
     @property
+    def workers(self) -> int:
+        """Processes that load images."""
+        return int(self.spec.run.get("workers", 0))
+
+    @property
     def output(self) -> Path:
         """The stage's directory."""
         return self.spec.output

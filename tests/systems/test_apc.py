@@ -267,7 +267,7 @@ def test_an_exported_model_gives_the_predictors_probabilities(tmp_path: Path) ->
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     given = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     expected = Predictor(tmp_path, {"flip": False}).probabilities(image)
-    np.testing.assert_allclose(torch.jit.load(tmp_path / "apc.pt")(given)[0].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(torch.jit.load(tmp_path / "apc.pt")(given)[0].detach().numpy(), expected, atol=1e-5)
 
 
 PEAK = """

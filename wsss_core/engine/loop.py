@@ -121,8 +121,8 @@ class _Fit:
             drop_last=len(self.sampler) >= self.config.batch_size,
             # Its own generator: else starting the workers would draw from the one that dropout draws from.
             generator=torch.Generator(),
-            num_workers=int(stage.spec.run.get("workers", 0)),
-            persistent_workers=int(stage.spec.run.get("workers", 0)) > 0,
+            num_workers=stage.workers,
+            persistent_workers=stage.workers > 0,
             pin_memory=self.fabric.device.type == "cuda",
         )
         self.steps_per_epoch = -(-len(self.loader) // self.config.accumulate)

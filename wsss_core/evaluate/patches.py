@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.cams import read_ahead, rescale
 from wsss_core.data.index import DataIndex, Record
-from wsss_core.data.transforms import normalise
 from wsss_core.data.truth import read_truth
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import mean_of_defined
+from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.stages import Stage
 from wsss_core.systems.apc import Apc
 
@@ -36,10 +35,10 @@ def patch_distances(stage: Stage, index: DataIndex, records: Sequence[Record]) -
         raise UserError(f"{stage.input('model')}: system {system.config.system} has no patch embeddings")
     resize = stage.parameters.get("resize")
     sums, counts = torch.zeros(()), torch.zeros(index.num_classes, dtype=torch.float64)
-    images = stage.track(read_ahead(index, list(records), int(stage.spec.run.get("workers", 0))), "patches", len(records))
-    for record, image in zip(records, images, strict=True):
-        pixels = normalise(image, system.mean, system.std)[None].to(device)
-        embeddings = system.embed(trained.model, rescale(pixels, resize / max(image.shape[:2]) if resize else 1.0))[0].cpu().double()
+    for record, image in zip(records, images_of(stage, index, records, "patches"), strict=True):
+        (pixels,) = network_inputs(image, system, device, resize=resize)
+        with inference_precision(device):
+            embeddings = system.embed(trained.model, pixels)[0].cpu().double()
         truth = read_truth(index, record, image.shape[:2])
         belongs = patch_classes(truth, (embeddings.shape[1], embeddings.shape[2]), index.num_classes).flatten(1)
         sums = sums + belongs @ functional.normalize(embeddings.flatten(1), dim=0).T

@@ -106,7 +106,7 @@ def evaluate(stage: Stage) -> None:
 
 def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, Any]:
     from wsss_core.evaluate.classification import classification_metrics
-    from wsss_core.predict import classify
+    from wsss_core.evaluate.classifier import classify
 
     scores, labels, embeddings = classify(stage, index, split)
     if embeddings is not None:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.cams import read_ahead, rescale
 from wsss_core.config import Walk, validate
 from wsss_core.data.index import read_index
-from wsss_core.data.transforms import normalise
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
+from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.refine.random_walk import batches_of_similar_size, walk
 from wsss_core.refine.scores import SCORES, is_complete, open_store, records_of
 from wsss_core.stages import SPEC, Stage
@@ -78,7 +77,7 @@ def walk_scores(stage: Stage) -> None:
     shards = [(stage.resume / f"shard-{begin:07d}.h5", stage.resume / f"boundary-{begin:07d}.h5") for begin, _ in ranges]
     missing = [i for i, (begin, end) in enumerate(ranges) if not is_complete(shards[i][0], store.ids[begin:end])]
     todo = [record for i in missing for record in records[slice(*ranges[i])]]
-    images = stage.track(read_ahead(index, todo, int(stage.spec.run.get("workers", 0))), "walking", len(store), len(store) - len(todo))
+    images = images_of(stage, index, todo, "walking", len(store))
     for i in missing:
         ids = store.ids[slice(*ranges[i])]
         walked, boundaries = walk_images(trained.system, trained.model, images, ids, store, config)
@@ -132,10 +131,8 @@ def affinities_of(
         actual, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
         raise UserError(f"image '{name}' is {actual} pixels, its scores are for {expected}; make them again")
     device = next(model.parameters()).device
-    pixels = normalise(image, system.mean, system.std).unsqueeze(0).to(device)
-    if config.resize:
-        pixels = rescale(pixels, config.resize / max(size))
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported()):
+    (pixels,) = network_inputs(image, system, device, resize=config.resize)
+    with inference_precision(device):
         return system.affinities(model, pixels, config)
 
 

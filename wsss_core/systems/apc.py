@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_core.config import ApcClassifier, Classifier
-from wsss_core.data.images import IGNORE, read_image
+from wsss_core.data.images import IGNORE
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.losses.classification import probability_cross_entropy
 from wsss_core.losses.contrast import patch_contrast
@@ -103,14 +102,8 @@ class Apc(CamSystem, SegmentSystem):
 
     def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
         """Return the function from a record to image [3, S, S], label [C-1] and `padded` bool[S, S], which pixels are no image."""
-        transform = self.transform()
-
-        def load(record: Record) -> Sample:
-            picture = read_image(index.image_path(record))
-            image, margin = transform(picture, np.zeros(picture.shape[:2], np.uint8))
-            return {"image": image, "label": torch.from_numpy(index.multi_hot(record)), "padded": margin == IGNORE}
-
-        return load
+        padded_sample = self.load_padded(index)
+        return lambda record: dict(zip(("image", "label", "padded"), padded_sample(record), strict=True))
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the loss of the image's classes, of segmentation and, if asked for, the patch contrast (Eq. 7)."""

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from wsss_core.config import Training
+from wsss_core.data.images import IGNORE, read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import training_transform
 from wsss_core.nn.backbones import statistics
@@ -135,6 +137,18 @@ class CamSystem(System):
     def snapshots(self) -> tuple[int, ...]:
         """Those of the configuration."""
         return tuple(self.config.snapshots)
+
+    def load_padded(self, index: DataIndex) -> Callable[[Record], tuple[Tensor, Tensor, Tensor]]:
+        """Return the function from a record to an augmented image [3, S, S], its label [C-1] and which pixels are padding, bool[S, S]."""
+        transform = self.transform()
+
+        def load(record: Record) -> tuple[Tensor, Tensor, Tensor]:
+            picture = read_image(index.image_path(record))
+            image, margin = transform(picture, np.zeros(picture.shape[:2], np.uint8))
+            assert margin is not None
+            return image, torch.from_numpy(index.multi_hot(record)), margin == IGNORE
+
+        return load
 
     @abstractmethod
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
 from wsss_core.config import Classifier, MclClassifier
-from wsss_core.data.images import IGNORE, read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.losses.classification import hybrid_loss, multilabel_soft_margin
 from wsss_core.losses.contrast import image_contrast, pixel_contrast, supervised_contrast
@@ -100,15 +98,13 @@ class Mcl(Cam):
         """Return the function from a record to image [3, S, S] and label [C-1]; of systems that compare crops also the pair
         `crops` [2, 3, P, P] and `overlap` [2, 4], what both show in the pixels (x0, y0, x1, y1) of either.
         """
-        transform = self.transform()
+        padded_sample = self.load_padded(index)
 
         def load(record: Record) -> Sample:
-            picture, label = read_image(index.image_path(record)), torch.from_numpy(index.multi_hot(record))
-            image, margin = transform(picture, np.zeros(picture.shape[:2], np.uint8))
+            image, label, padded = padded_sample(record)
             if not self.config.compares_crops:
                 return {"image": image, "label": label}
-            assert margin is not None
-            crops, overlap = crop_pair(image, margin != IGNORE, self.config.crop_pair)
+            crops, overlap = crop_pair(image, ~padded, self.config.crop_pair)
             return {"image": image, "label": label, "crops": crops, "overlap": overlap}
 
         return load
