@@ -14,9 +14,9 @@ from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
 from benchmarks import inputs
 from benchmarks.harness import Forms, HotSpot, Setup
+from wsss_core.processes import map_images
 from wsss_core.refine.confidence import labels_by_threshold
 from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.pool import map_images
 from wsss_core.refine.predictions import refine_probabilities
 
 TINY = (24, 32)

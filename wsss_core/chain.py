@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, ApcClassifier, Config, Experiment, IsimClassifier, Training
+from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -140,7 +140,7 @@ class _ChainBuilder:
         self._judge_own_labels(classifier)
         cams = self._add("cams", "cams", parameters, model=classifier)
         threshold = self._judge("cams", cams, protocol)
-        if isinstance(experiment.classifier, ApcClassifier):
+        if experiment.classifier.single_stage:
             self._single_stage(classifier)
             return
         scores, method = cams, experiment.refine.method

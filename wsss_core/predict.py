@@ -13,6 +13,7 @@ from torch.nn import functional
 from wsss_core.config import Predict, validate
 from wsss_core.data.images import overlay_mask, read_image, save_mask
 from wsss_core.data.index import DataIndex, Record, read_index
+from wsss_core.data.listing import IMAGE_SUFFIXES
 from wsss_core.devices import torch_device
 from wsss_core.engine.models import DESCRIPTION, load_model
 from wsss_core.errors import UserError
@@ -24,7 +25,6 @@ from wsss_core.store import ScoreWriter, shard_ranges
 from wsss_core.systems import system_type
 from wsss_core.systems.base import SegmentSystem, System
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SHARD = 64
 
 
@@ -149,7 +149,7 @@ def find_images(inputs: Iterable[Path]) -> list[tuple[Path, Path]]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
-                raise UserError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+                raise UserError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
             found += [(p, p.relative_to(path)) for p in inside]
         elif path.suffix == ".txt" and path.is_file():
             lines = [Path(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -162,16 +162,3 @@ def test_normalise() -> None:
     result = transforms.normalise(image, MEAN, STD)
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(("size", "expected"), [((50, 100), (32, 64)), ((100, 50), (64, 32)), ((1, 200), (1, 64)), ((30, 64), (30, 64))])
-def test_test_resize(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    resized = transforms.test_resize(np.full((*size, 3), 90, dtype=np.uint8), 64)
-    assert resized.shape == (*expected, 3)
-    assert resized.dtype == np.uint8
-    assert (resized == 90).all()
-
-
-def test_test_resize_without_size_gives_the_image() -> None:
-    image = sample(10, 20)[0]
-    np.testing.assert_array_equal(transforms.test_resize(image, None), image)

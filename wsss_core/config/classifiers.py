@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -11,6 +11,9 @@ from wsss_core.config.base import Block, Fraction, Positive, Resize, Scales, Tra
 
 class Classifier(Training):
     """What the classifiers of all systems share."""
+
+    single_stage: ClassVar[bool] = False
+    """Whether the trained model segments: its own predictions are the pseudo masks."""
 
     snapshots: tuple[Positive, ...] = ()
     """Epochs after which a copy of the model is kept. The CAMs of each are evaluated too (figures `cams-epoch<k>...`), apart from the training: how good they are against iterations. Another list trains the classifier again."""
@@ -194,6 +197,7 @@ class MclClassifier(Classifier):
 class ApcClassifier(Classifier):
     """System `apc`: adaptive patch contrast, a vision transformer that classifies patches and segments, in a single stage. See docs/systems/apc.md."""
 
+    single_stage: ClassVar[bool] = True
     system: Literal["apc"]
     """Adaptive patch contrast."""
     backbone: str = "vit_base_patch16_384"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from wsss_core.config.base import Block, Fraction, Positive, Scales, Training
-from wsss_core.config.classifiers import AnyClassifier, ApcClassifier, CamClassifier
+from wsss_core.config.classifiers import AnyClassifier, CamClassifier
 from wsss_core.config.refinement import Refine
 
 
@@ -121,9 +121,10 @@ class Experiment(Block):
     @model_validator(mode="after")
     def _single_stage_has_no_scores(self) -> Experiment:
         beacon = self.segmenter is not None and self.segmenter.loss == "beacon"
-        if beacon and self.supervision == "image_labels" and isinstance(self.classifier, ApcClassifier):
+        if beacon and self.supervision == "image_labels" and self.classifier.single_stage:
             raise ValueError(
-                "segmenter.loss beacon needs the scores behind the pseudo masks; those of classifier.system apc are its predictions"
+                "segmenter.loss beacon needs the scores behind the pseudo masks;"
+                f" those of classifier.system {self.classifier.system} are its predictions"
             )
         return self
 

@@ -117,15 +117,6 @@ def training_transform(training: Training, mean: Sequence[float], std: Sequence[
     return apply
 
 
-def test_resize(image: np.ndarray, longer: int | None) -> np.ndarray:
-    """Return uint8[H', W', 3]: the image uint8[H, W, 3] with its longer side resized to `longer` pixels (None: as it is)."""
-    height, width = image.shape[:2]
-    if longer is None or max(height, width) == longer:
-        return image
-    resized = F.resize(_channels_first(image), _size_for(height, width, longer), antialias=True)
-    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
-
-
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return float32[3, H, W]: (image / 255 - mean) / std, from uint8[H, W, 3]; mean and std are for images in [0, 1]."""
     return F.normalize(F.to_dtype(_channels_first(image), torch.float32, scale=True), list(mean), list(std)).contiguous()

@@ -22,12 +22,6 @@ def mask_path(index: DataIndex, record: Record) -> Path:
     return index.resolve(record.mask)
 
 
-def has_masks(index: DataIndex, split: str) -> bool:
-    """Return whether every image of a (present, non-empty) split has a mask."""
-    records = index.splits.get(split, ())
-    return bool(records) and all(record.mask is not None for record in records)
-
-
 def read_truth(index: DataIndex, record: Record, size: tuple[int, int] | None = None) -> np.ndarray:
     """Return the true mask as uint8[H, W]: 0 background, 1..C-1 classes, 255 ignore.
 

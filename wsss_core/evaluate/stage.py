@@ -26,7 +26,7 @@ from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 from wsss_core.evaluate.embeddings import write_embeddings
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
 from wsss_core.files import write_json
-from wsss_core.refine.pool import map_images
+from wsss_core.processes import map_images
 from wsss_core.refine.scores import open_store, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage

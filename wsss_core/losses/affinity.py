@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wsss_core.losses.precision import at_least_float32
 from wsss_core.nn.neighbours import offset_list, pairs_inside
 
 EPSILON = 1e-5
@@ -70,11 +71,6 @@ def affinity_loss(affinity: Tensor, pairs: Mapping[str, Tensor]) -> Tensor:
     """AffinityNet's loss, bg / 4 + fg / 4 + neg / 2 of `affinity_terms` (PSA, Eqs. 5-8; the two positive kinds equally as in its code)."""
     terms = affinity_terms(affinity, pairs)
     return terms["bg"] / 4 + terms["fg"] / 4 + terms["neg"] / 2
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return values of lower precision as float32, others as they are."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class _PairAffinity(torch.autograd.Function):

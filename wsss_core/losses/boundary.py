@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wsss_core.losses.affinity import EPSILON, affinity_terms, at_least_float32
+from wsss_core.losses.affinity import EPSILON, affinity_terms
+from wsss_core.losses.precision import at_least_float32
 from wsss_core.nn.neighbours import offset_list, pair_views, pairs_inside, path_cells
 from wsss_core.refine.affinity_labels import pair_labels
 

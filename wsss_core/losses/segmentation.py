@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-IGNORE = 255
+from wsss_core.data.images import IGNORE
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

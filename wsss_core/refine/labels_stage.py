@@ -13,8 +13,8 @@ from wsss_core.data.images import IGNORE, read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_json
+from wsss_core.processes import map_images
 from wsss_core.refine.confidence import around, labels_by_otsu, labels_by_power, labels_by_threshold
-from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, read_image_of_size, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import SPEC, Stage

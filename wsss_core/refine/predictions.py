@@ -10,8 +10,8 @@ import numpy as np
 
 from wsss_core.data.images import save_mask
 from wsss_core.files import atomic_path
+from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import open_store, read_image_of_size
 from wsss_core.stages import Stage
 

@@ -11,8 +11,8 @@ import numpy as np
 from wsss_core.data.images import read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.files import atomic_path, write_json
+from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_labels
-from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, read_image_of_size, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage

@@ -18,8 +18,8 @@ from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
 from wsss_core.files import read_json, write_json
+from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.pool import map_images
 from wsss_core.refine.scores import SCORES, add_background, image_places, open_store, read_image_of_size, upsample
 from wsss_core.stages import Stage
 

@@ -18,10 +18,10 @@ from wsss_core.config import Classifier, IsimClassifier
 from wsss_core.data.images import read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.mask_sets import read_mask_of, round_archive
-from wsss_core.engine.rounds import provide_round
 from wsss_core.losses.classification import multilabel_soft_margin
 from wsss_core.losses.segmentation import foreground_cross_entropy
 from wsss_core.nn.decoders import decode, make_decoder
+from wsss_core.refine.rounds import provide_round
 from wsss_core.systems.base import Batch, Progress, Run, Sample
 from wsss_core.systems.cam import Cam, CamNet
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wsss_core.errors import UserError
-from wsss_core.refine.pool import _AHEAD, map_images
+from wsss_core.processes import _AHEAD, map_images
 from wsss_core.stages import Spec, Stage
 
 
@@ -107,7 +107,7 @@ def test_refining_loads_no_torch() -> None:
 SCRIPT = """
 import os, pathlib, signal, sys, time
 from functools import partial
-from wsss_core.refine.pool import map_images
+from wsss_core.processes import map_images
 from wsss_core.stages import Spec, Stage
 
 def work(folder, number):

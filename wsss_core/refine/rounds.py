@@ -14,7 +14,7 @@ from wsss_core.config import Cams, OwnLabels
 from wsss_core.data.mask_sets import pack_masks, round_archive
 from wsss_core.engine.models import TrainedModel
 from wsss_core.errors import UserError
-from wsss_core.refine.pool import map_images
+from wsss_core.processes import map_images
 from wsss_core.refine.pseudo_stage import make_mask
 from wsss_core.systems.base import Run, System
 

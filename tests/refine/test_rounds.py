@@ -21,13 +21,14 @@ from wsss_core.config import Cams, OwnLabels
 from wsss_core.data.images import read_image, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
-from wsss_core.engine import loop, rounds
+from wsss_core.engine import loop
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics
 from wsss_core.evaluate.stage import count_masks
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
+from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
 from wsss_core.refine.scores import upsample
 from wsss_core.report.figures import write_figures
