@@ -131,6 +131,7 @@ def test_the_rows_of_isim_have_one_budget_and_the_small_studies_share_a_classifi
         "every-2": (2, 4),
         "once": (2,),
         "converged": (),
+        "every-2-slow-decoder": (2, 4),
     }
 
 
