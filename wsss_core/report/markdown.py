@@ -121,5 +121,4 @@ def _figure_title(figure: str, long: bool) -> str:
 
 def _subject_title(subject: str) -> str:
     name, _, epoch = subject.partition("-epoch")
-    titles = {**SUBJECTS, "cost": "Cost"}
-    return f"{titles.get(name, name)}{f' after epoch {epoch}' if epoch else ''}"
+    return f"{SUBJECTS.get(name, name)}{f' after epoch {epoch}' if epoch else ''}"

@@ -13,7 +13,7 @@ FIELDS = ("row", "column", "value", "about")
 PROJECT = Path(__file__).resolve().parents[2]
 COSTS = {"seconds": "time (s)", "memory_gb": "peak memory (GB)"}
 """Figures that are no percentages."""
-_PRINTED = re.compile(r"\d+(\.\d+)?")
+_PRINTED = re.compile(r"\d{1,3}(\.\d+)?")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 A record is one experiment with one seed: `experiment.json` with its name, seed, configuration, stages and evaluations. A figure is
 named `<subject>.<split>[.<rule>].<metric>[.<class>]`, such as `cams.train.oracle.miou`, `segmenter.val.miou`, `classifier.val.map`,
-`segmenter.val.iou.cow`; without a rule it is the one whose threshold was not chosen on pixel masks. What a stage cost is `cost.<stage>.seconds` (wall
-time) and `cost.<stage>.memory_gb` (peak, of the GPU if there was one, else of the process), no
-fractions.
+`segmenter.val.iou.cow`; without a rule it is the one whose threshold was not chosen on pixel masks. What a stage cost
+is `cost.<stage>.seconds` (wall time) and `cost.<stage>.memory_gb` (peak, of the GPU if there was one, else of the process), no fractions.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ SUBJECTS = {
     "end_to_end-labels": "End-to-end, image labels known",
     "patches": "Patch embeddings",
     "segmenter": "Segmenter",
+    "cost": "Cost",
 }
 METRICS = {"map": "mAP", "accuracy": "accuracy", "exact_match": "exact match", "miou": "mIoU", "mfdr": "mFDR", "mfnr": "mFNR"}
 METRICS |= {

@@ -84,8 +84,8 @@ class Mcl(Cam):
     Decisions where the paper is silent are at the losses, at `SpatialAttention`, and here: the first crop is the one that is attended to, the
     second the one without gradient, and not also the other way round; both are cut from the image that the classification sees,
     where it is no padding, and their centres are at most half a crop apart in either direction. The agreement is measured on a
-    grid over what both show, as fine as the maps. Batch normalisation learns its statistics from images and crops alike. Without `lambda_pixel` and `lambda_region` nothing would teach the attention
-    module: there is none, and the maps are the plain classifier's.
+    grid over what both show, as fine as the maps. Batch normalisation learns its statistics from images and crops alike. Without
+    `lambda_pixel` and `lambda_region` nothing would teach the attention module: there is none, and the maps are the plain classifier's.
     """
 
     config_type: ClassVar[type[Classifier]] = MclClassifier
