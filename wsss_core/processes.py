@@ -28,7 +28,8 @@ def map_images(
 
     Processes, not threads: pydensecrf holds the interpreter's lock. Workers come from a fork server that imports the
     function's module and nothing else, hence no torch; each computes with one thread, and ends when the parent does,
-    however that ends (after the image it is at). Hand over paths, not pixels: workers read their own images.
+    however that ends (after the image it is at). Hand over paths, not pixels: workers read their own images. They also import
+    the caller's main module, as Python has it, unless it is the `__main__` of a package, as this one's is.
 
     Parameters
     ----------

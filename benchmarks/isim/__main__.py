@@ -1,4 +1,4 @@
-"""What the loop and the rounds of ISIM add to the work itself: `python -m benchmarks.isim`.
+"""Measure the loop and the rounds; see `python -m benchmarks.isim --help`.
 
 Made images. A training step of the loop (with loading, augmentation and metrics) against forward, losses, backward and optimiser step of the same
 model on ready batches; a round of pseudo labels against the bare maps and the bare CRF of its images, the latter divided by the number of processes. With
@@ -53,8 +53,7 @@ def main() -> None:
         loop.train(stage)
         made, epochs = spent
         steps = options.images // options.batch
-        # The first epoch allocates; the last one has no round in it.
-        step = epochs[-1] / steps
+        step = (epochs[-1] - made[-1]) / steps  # the first epoch allocates
         bare = _bare_step(options, clock)
         maps, crf = _bare_round(stage, clock)
     print(f"training step: {1e3 * step:.0f} ms in the loop, {1e3 * bare:.0f} ms bare: {step / bare:.3f}")
@@ -63,15 +62,15 @@ def main() -> None:
 
 
 def _stage(options: argparse.Namespace, results: str) -> Stage:
-    """A classifier stage of four epochs with rounds before the first and the third; its data are ready."""
+    """A classifier stage of two epochs, with a round before each; its data are ready."""
     classifier = {
         "system": "isim",
         "decoder": options.decoder,
         "backbone": options.backbone,
         "weights": "none",
-        "epochs": 4,
+        "epochs": 2,
         "class_epochs": 0,
-        "regenerate": 2,
+        "regenerate": 1,
         "batch_size": options.batch,
         "crop_size": options.size,
         "resize": None,
