@@ -188,3 +188,19 @@ def test_own_images_without_masks_run_to_the_end(tmp_path: Path, do: Callable[[P
     assert json.loads((do(plan, "evaluate-cams") / "figures.json").read_text())["figures"] == []
     assert (do(plan, "predict") / "masks/c.png").is_file()
     assert json.loads((do(plan, "evaluate-segmenter") / "figures.json").read_text())["figures"] == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_memory_once_freed_is_used_again_without_asking_the_system() -> None:
+    code = """
+import resource
+import numpy as np
+from wsss_core.__main__ import _keep_freed_memory
+_keep_freed_memory()
+np.ones(8_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(8_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 1000  # of 15,625 pages
