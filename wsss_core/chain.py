@@ -34,7 +34,7 @@ class Outside:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class PlannedStage:
     """One node of the graph.
 
     Attributes
@@ -54,7 +54,7 @@ class Stage:
     kind: str
     revision: int
     parameters: dict[str, Any]
-    upstream: dict[str, Stage] = field(default_factory=dict)
+    upstream: dict[str, PlannedStage] = field(default_factory=dict)
     seed: int | None = None
     files: dict[str, str] = field(default_factory=dict)
 
@@ -86,11 +86,11 @@ class Chain:
     name: str
     seed: int
     experiment: Experiment
-    stages: dict[str, Stage]
-    evaluations: dict[str, Stage]
+    stages: dict[str, PlannedStage]
+    evaluations: dict[str, PlannedStage]
 
     @property
-    def all_stages(self) -> dict[str, Stage]:
+    def all_stages(self) -> dict[str, PlannedStage]:
         """Both, evaluations under `evaluate-<subject>`."""
         return {**self.stages, **{f"evaluate-{name}": stage for name, stage in self.evaluations.items()}}
 
@@ -117,11 +117,11 @@ class _ChainBuilder:
     def __init__(self, config: Config, experiment: Experiment, seed: int, outside: Outside) -> None:
         self.config, self.experiment, self.seed, self.outside = config, experiment, seed, outside
         self.files = spec_files(config.dataset)
-        self.data = Stage(
+        self.data = PlannedStage(
             "data", REVISIONS["data"], {"dataset": {**spec_parameters(config.dataset), "content": outside.images}}, files=self.files
         )
-        self.stages: dict[str, Stage] = {"data": self.data}
-        self.evaluations: dict[str, Stage] = {}
+        self.stages: dict[str, PlannedStage] = {"data": self.data}
+        self.evaluations: dict[str, PlannedStage] = {}
 
     def weak_labels(self) -> None:
         """Classifier, CAMs, refinement and pseudo masks."""
@@ -160,7 +160,7 @@ class _ChainBuilder:
         protocol = {**protocol, "crf": " + ".join(used) or "none", "threshold": threshold}
         self._evaluate("pseudo", {"split": "train"}, protocol, masks=pseudo, **chosen)
 
-    def _single_stage(self, model: Stage) -> None:
+    def _single_stage(self, model: PlannedStage) -> None:
         """Pseudo masks and predictions of a classifier that segments, and how far its patches' embeddings lie apart."""
         self._predict("pseudo", model, "train", image_labels=True)
         split = self.experiment.predict.split
@@ -170,7 +170,7 @@ class _ChainBuilder:
         resize = self.experiment.predict.resize
         self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
 
-    def _walk(self, cams: Stage, classifier: Stage) -> Stage:
+    def _walk(self, cams: PlannedStage, classifier: PlannedStage) -> PlannedStage:
         """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
         refine = self.experiment.refine
         labels = refine.labels.model_dump(mode="json", include={"method", *_LABEL_VALUES[refine.labels.method]})
@@ -200,7 +200,7 @@ class _ChainBuilder:
             return set()
         return {"background", "background_power"} if refine.background is None else {"background"}
 
-    def _judge(self, subject: str, scores: Stage, protocol: dict[str, Any], *, background: bool = False) -> float | str | None:
+    def _judge(self, subject: str, scores: PlannedStage, protocol: dict[str, Any], *, background: bool = False) -> float | str | None:
         """Evaluate a stage of scores over all thresholds. Return the one that is not chosen by the truth: None if a background channel decides."""
         threshold = None if background else self.experiment.pseudo.threshold
         chosen = self._threshold(scores) if threshold == "auto" else {}
@@ -208,7 +208,7 @@ class _ChainBuilder:
         self._evaluate(subject, parameters, protocol, scores=scores, **chosen)
         return threshold
 
-    def _judge_own_labels(self, classifier: Stage) -> None:
+    def _judge_own_labels(self, classifier: PlannedStage) -> None:
         """Evaluate the pseudo labels that a classifier made itself, round by round."""
         own = self.experiment.classifier
         if not isinstance(own, IsimClassifier):
@@ -218,7 +218,7 @@ class _ChainBuilder:
             protocol = {**labels, "image_labels": True, "walk": "none", "epoch": epoch}
             self._evaluate(f"pseudo-epoch{epoch}", {"split": "train", "round": epoch}, protocol, masks=classifier)
 
-    def _threshold(self, scores: Stage) -> dict[str, Stage]:
+    def _threshold(self, scores: PlannedStage) -> dict[str, PlannedStage]:
         """The label-free threshold of scores without a background channel, as an upstream stage."""
         name = next(name for name, stage in self.stages.items() if stage is scores) + "-threshold"
         return {"threshold": self.stages.get(name) or self._add(name, "threshold", {}, scores=scores)}
@@ -228,7 +228,7 @@ class _ChainBuilder:
         experiment = self.experiment
         assert experiment.segmenter is not None
         if experiment.supervision == "masks":
-            labels: dict[str, Stage] = {}
+            labels: dict[str, PlannedStage] = {}
             extra = {"supervision": "masks", "masks": self.outside.masks}
         else:
             pseudo = self.stages["pseudo"]
@@ -238,7 +238,9 @@ class _ChainBuilder:
         model = self._train("segmenter", experiment.segmenter, extra, **labels)
         self._predict("segmenter", model, experiment.predict.split, stage="predict", supervision=experiment.supervision)
 
-    def _predict(self, subject: str, model: Stage, split: str, *, image_labels: bool = False, stage: str = "", **protocol: Any) -> None:
+    def _predict(
+        self, subject: str, model: PlannedStage, split: str, *, image_labels: bool = False, stage: str = "", **protocol: Any
+    ) -> None:
         """Predictions of a network that segments, under the name `stage` (or `subject`), and their evaluation.
 
         With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val.
@@ -250,26 +252,28 @@ class _ChainBuilder:
         protocol = {**predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": image_labels, **protocol}
         self._evaluate(subject, {"split": split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}, protocol, masks=masks)
 
-    def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: Stage) -> Stage:
+    def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: PlannedStage) -> PlannedStage:
         parameters = training.model_dump(mode="json", exclude=training.unused)
         files = dict(self.files)
         if training.weights not in ("pretrained", "none"):
             files["weights"] = training.weights
             parameters["weights"] = f"sha256:{self.outside.weights(training.weights)}"
         revision = REVISIONS[f"{kind}.{parameters['system']}"]
-        stage = Stage(kind, revision, {**parameters, **(extra or {})}, {"data": self.data, **upstream}, self.seed, files)
+        stage = PlannedStage(kind, revision, {**parameters, **(extra or {})}, {"data": self.data, **upstream}, self.seed, files)
         self.stages[kind] = stage
         return stage
 
-    def _add(self, name: str, kind: str, parameters: dict[str, Any], **upstream: Stage) -> Stage:
-        stage = Stage(kind, REVISIONS[kind], parameters, {"data": self.data, **upstream}, files=self.files)
+    def _add(self, name: str, kind: str, parameters: dict[str, Any], **upstream: PlannedStage) -> PlannedStage:
+        stage = PlannedStage(kind, REVISIONS[kind], parameters, {"data": self.data, **upstream}, files=self.files)
         self.stages[name] = stage
         return stage
 
-    def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: Stage) -> None:
+    def _evaluate(self, subject: str, parameters: dict[str, Any], protocol: dict[str, Any], **upstream: PlannedStage) -> None:
         """`protocol` says how the figure came about: image-label masking, CRF, scales, flip. It goes with the figure wherever it goes.
 
         What comes from amid the training is judged as what it is: `cams-epoch4` as `cams`, `pseudo-epoch5` as `pseudo`.
         """
         parameters = {"subject": subject.partition("-")[0], **parameters, "protocol": protocol, "masks": self.outside.masks}
-        self.evaluations[subject] = Stage("evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files)
+        self.evaluations[subject] = PlannedStage(
+            "evaluate", REVISIONS["evaluate"], parameters, {"data": self.data, **upstream}, files=self.files
+        )

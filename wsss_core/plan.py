@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wsss_core.chain import Chain, Outside, Stage, digest, make_chain
+from wsss_core.chain import Chain, Outside, PlannedStage, digest, make_chain
 from wsss_core.config import Config
 
-__all__ = ["Chain", "Outside", "Plan", "Stage", "make_plan"]
+__all__ = ["Chain", "Outside", "Plan", "PlannedStage", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Plan:
     chains: tuple[Chain, ...]
 
     @cached_property
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, PlannedStage]:
         """Every stage once, by `<kind>/<id>`, upstream before downstream."""
-        found: dict[str, Stage] = {}
+        found: dict[str, PlannedStage] = {}
         for chain in self.chains:
             for stage in chain.all_stages.values():
                 for each in _with_upstream(stage):
@@ -40,7 +40,7 @@ class Plan:
         """`results/<data set>`."""
         return Path(self.config.results) / self.config.dataset.name
 
-    def directory(self, stage: Stage) -> Path:
+    def directory(self, stage: PlannedStage) -> Path:
         """`results/<data set>/store/<kind>/<id>`."""
         return self.root / "store" / stage.kind / stage.id
 
@@ -71,7 +71,7 @@ class Plan:
         """Place of that spec. Its name holds a checksum: a plan made meanwhile (a dry run after an edit) leaves a running workflow's alone."""
         return self.chain_directory(chain) / f"spec-{digest(self.chain_spec(chain))}.json"
 
-    def spec(self, stage: Stage) -> dict[str, Any]:
+    def spec(self, stage: PlannedStage) -> dict[str, Any]:
         """What `spec.json` holds: see `wsss_core.stages.Spec`."""
         return {
             "stage": stage.kind,
@@ -95,7 +95,7 @@ def make_plan(config: Config, outside: Outside) -> Plan:
     return Plan(config, tuple(chains))
 
 
-def _with_upstream(stage: Stage) -> Iterator[Stage]:
+def _with_upstream(stage: PlannedStage) -> Iterator[PlannedStage]:
     for upstream in stage.upstream.values():
         yield from _with_upstream(upstream)
     yield stage

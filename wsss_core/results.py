@@ -13,8 +13,7 @@ from wsss_core.config import Config
 from wsss_core.data.sources import checksum
 from wsss_core.errors import UserError
 from wsss_core.files import read_json, sha256, write_json
-from wsss_core.plan import Outside, Plan, make_plan
-from wsss_core.plan import Stage as PlannedStage
+from wsss_core.plan import Outside, Plan, PlannedStage, make_plan
 from wsss_core.stages import MANIFEST, RESUME, SPEC
 
 EXPERIMENT = "experiment.json"
