@@ -120,10 +120,10 @@ def heat(image: np.ndarray, scores: np.ndarray, opacity: float = 0.6) -> np.ndar
 
 
 def montage(strips: Sequence[Strip], index: DataIndex) -> Image.Image:
-    """Return the first strips of each split, side by side where they fit, with a legend of the classes in them."""
+    """Return the first strips of each split, side by side where they fit, with a legend of all classes: predictions may show any."""
     shown = [s for split in dict.fromkeys(s.split for s in strips) for s in [s for s in strips if s.split == split][:MONTAGE]]
     width = max([s.picture.width for s in shown], default=320)
-    legend = _legend(sorted({label for s in shown for label in s.record.labels}), index, width)
+    legend = _legend(range(1, index.num_classes), index, width)
     places, left, top, below = [], 0, GAP, GAP
     for picture in (*(s.picture for s in shown), legend):
         if left + picture.width > width:
