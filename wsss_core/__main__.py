@@ -29,7 +29,7 @@ def _keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next request.
 
     By default it hands large blocks back to the system, and a training on the CPU faults every page of its activations in again in
-    every step: more than a hundred thousand a step, a fifth of its time (MobileNetV2, 16 images of 160 pixels).
+    every step: more than a hundred thousand a step, a quarter of its time (MobileNetV2, 16 images of 160 pixels).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # of glibc
         m_trim_threshold, m_mmap_max = -1, -4
