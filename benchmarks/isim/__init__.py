@@ -1,5 +1,5 @@
-"""What the loop and the rounds of ISIM add to the work itself: `python -m benchmarks.isim`.
+"""A package for one file.
 
-A package, because worker processes import the main module of whoever starts them unless it is a package's `__main__`: as a plain file the
+The reason: worker processes import the main module of whoever starts them unless it is a package's `__main__`: as a plain file the
 benchmark would have every worker import torch, which the workers of a stage do not.
 """

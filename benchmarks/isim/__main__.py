@@ -1,4 +1,4 @@
-"""Measure the loop and the rounds; see `python -m benchmarks.isim --help`.
+"""What the loop and the rounds of ISIM add to the work itself: `python -m benchmarks.isim`.
 
 Made images. A training step of the loop (with loading, augmentation and metrics) against forward, losses, backward and optimiser step of the same
 model on ready batches; a round of pseudo labels against the bare maps and the bare CRF of its images, the latter divided by the number of processes. With
