@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.progress import track as rich_track
@@ -22,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsss_core.config.datasets import Dataset
-from wsss_core.data.images import read_image
+from wsss_core.data.images import image_size, read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.sources import build_index
 from wsss_core.data.truth import read_truth
@@ -176,8 +175,7 @@ def statistics(index: DataIndex) -> Statistics:
 def _size(path: Path) -> tuple[int, int] | None:
     """Return (width, height), None if the file cannot be read (which is `check`'s to say)."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        return image_size(path)
     except (OSError, SyntaxError, ValueError):
         return None
 

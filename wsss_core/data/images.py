@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from wsss_core.errors import UserError
 
@@ -14,14 +15,30 @@ IGNORE = 255
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return an image as a writable uint8[H, W, 3] in RGB; raises `UserError` if it is missing or cannot be decoded."""
+    """Return an image as a writable uint8[H, W, 3] in RGB, upright if its Exif orientation says how a camera was held.
+
+    Raises `UserError` if it is missing or cannot be decoded; Exif data that cannot is passed over.
+    """
     try:
         with Image.open(path) as image:
+            image.load()
+            with suppress(Exception):  # Pillow raises many kinds on damaged Exif data
+                ImageOps.exif_transpose(image, in_place=True)
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) as `read_image` has it, from its header; raises OSError, SyntaxError or ValueError if that is damaged."""
+    with Image.open(path) as image:
+        turned = False
+        if image.format != "TIFF":  # whose size Pillow has turned itself
+            with suppress(Exception):
+                turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
 
 
 def read_mask(path: Path, num_classes: int | None = None) -> np.ndarray:
