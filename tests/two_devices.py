@@ -15,7 +15,7 @@ from wsss_core.engine import loop
 
 def on_the_cpu(config: Training, gpus: int) -> Fabric:
     """Return what `make_fabric` does with two GPUs, without them."""
-    return Fabric(accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", plugins=[LightningEnvironment()])
+    return Fabric(accelerator="cpu", devices=2, strategy=loop.SEVERAL_DEVICES, plugins=[LightningEnvironment()])
 
 
 if __name__ == "__main__":

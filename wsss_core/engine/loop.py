@@ -34,6 +34,7 @@ from wsss_core.systems.base import Progress, Run, System
 
 CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
 _LEFTOVERS = ("snapshots", "rounds", TENSORBOARD)
+SEVERAL_DEVICES = "ddp_find_unused_parameters_true"  # systems switch their terms on one after another
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -69,7 +70,7 @@ def make_fabric(config: Training, gpus: int) -> Fabric:
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=count,
-        strategy="ddp_find_unused_parameters_true" if count > 1 else "auto",
+        strategy=SEVERAL_DEVICES if count > 1 else "auto",
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
         # The processes of one job are ours to start: a cluster's scheduler started just this one.
         plugins=[LightningEnvironment()],
