@@ -118,7 +118,8 @@ def test_a_training_without_snapshots_is_what_it_was_before_there_were_any(tiny:
     chain = chain_of(tiny({"classifier": {"system": system}}))
     values = chain.experiment.classifier.model_dump(mode="json")
     assert values.pop("snapshots") == []
-    values.pop("temperature", None)  # of the kernel that is not the default
+    unused = {"milestones", "gamma", "temperature"}  # of the schedule and of the kernel that are not the default
+    values = {key: value for key, value in values.items() if key not in unused}
     content = {
         "stage": "classifier",
         "revision": chain_module.REVISIONS[f"classifier.{system}"],
@@ -146,6 +147,15 @@ OFF = {"attention": "none", "lambda_contrast": 0, "beta_reconstruction": 0}
         ({**RSA_CFC, **OFF}, {"alpha": 1, "present_only": False, "ramp": 0, "temperature": 0.5}, True),
         ({"system": "puzzle"}, {"ramp": 0}, False),
         ({"system": "puzzle", "beta_reconstruction": 0}, {"ramp": 0}, True),
+        ({}, {"milestones": [0.2], "gamma": 0.5}, True),
+        ({}, {"power": 1}, False),
+        ({}, {"momentum": 0.5}, False),
+        ({"schedule": "step"}, {"power": 1}, True),
+        ({"schedule": "step"}, {"milestones": [0.2]}, False),
+        ({"schedule": "step"}, {"gamma": 0.5}, False),
+        ({"schedule": "constant"}, {"milestones": [0.2], "gamma": 0.5, "power": 1}, True),
+        ({"optimizer": "adam"}, {"momentum": 0.5}, True),
+        ({"optimizer": "adamw"}, {"momentum": 0.5}, True),
     ],
 )
 def test_what_a_classifier_does_not_use_changes_no_id(

@@ -40,7 +40,7 @@ def test_rows_are_those_of_their_own_studies_up_to_the_pseudo_masks() -> None:
 def test_rsa_cfc_and_apc_differ_from_their_own_studies_in_the_budget_alone() -> None:
     four = rows("four_systems")
     assert differing(four["rsa-cfc"], rows("rsa_cfc")["rsa-cfc"]) == {"classifier": {"epochs"}, "segmenter": {"epochs"}}
-    assert differing(four["apc"], rows("apc")["apc"]) == {"classifier": {"epochs", "milestones"}}  # one milestone, after head_epochs
+    assert differing(four["apc"], rows("apc")["apc"]) == {"classifier": {"epochs"}}
 
 
 def test_all_rows_have_one_budget_and_the_convolutional_ones_one_backbone() -> None:

@@ -110,7 +110,9 @@ class Training(Backbone):
     @property
     def unused(self) -> set[str]:
         """Fields that make no difference as the others are: they must not change an id."""
-        return set()
+        steps = {"milestones", "gamma"}
+        schedule = {"poly": steps, "step": {"power"}, "constant": {"power", *steps}}[self.schedule]
+        return schedule | (set() if self.optimizer == "sgd" else {"momentum"})
 
     @model_validator(mode="after")
     def _resize_is_a_range(self) -> Training:

@@ -21,7 +21,7 @@ class Classifier(Training):
     @property
     def unused(self) -> set[str]:
         """See `Training`."""
-        return set() if self.snapshots else {"snapshots"}
+        return super().unused | (set() if self.snapshots else {"snapshots"})
 
     @model_validator(mode="after")
     def _snapshots_are_in_between(self) -> Classifier:

@@ -17,7 +17,7 @@ IGNORE = 255
 def read_image(path: Path) -> np.ndarray:
     """Return an image as a writable uint8[H, W, 3] in RGB, upright if its Exif orientation says how a camera was held.
 
-    Raises `UserError` if it is missing or cannot be decoded; Exif data that cannot is passed over.
+    Raises `UserError` if it is missing or cannot be decoded; damaged Exif data is ignored.
     """
     try:
         with Image.open(path) as image:
