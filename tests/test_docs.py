@@ -87,5 +87,5 @@ def test_the_citation_is_of_this_version() -> None:
 
 
 def test_no_page_has_a_gap_left_to_fill() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     assert not [page.name for page in pages if "<!--" in page.read_text(encoding="utf-8")]
