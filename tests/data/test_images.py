@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngImageFile
 
 from wsss_core.data.images import image_size, read_image
 
@@ -58,6 +59,15 @@ def test_no_orientation_and_an_unknown_one_are_as_stored(tmp_path: Path) -> None
         path = save(tmp_path / "a.png", UPRIGHT, orientation)
         assert np.array_equal(read_image(path), UPRIGHT)
         assert image_size(path) == (6, 4)
+
+
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_the_size_is_read_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int | None) -> None:
+    path = save(tmp_path / "a.png", STORED[orientation or 1], orientation)
+    decoded: list[str] = []
+    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append(image.filename))
+    assert image_size(path) == (6, 4)
+    assert not decoded
 
 
 def test_damaged_exif_data_does_not_make_an_image_unreadable(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return an image's (width, height) as `read_image` has it, from its header; raises OSError, SyntaxError or ValueError if that is damaged."""
     with Image.open(path) as image:
         turned = False
-        if image.format != "TIFF":  # whose size Pillow has turned itself
+        # Of a TIFF Pillow has turned the size itself; a PNG without Exif data in its header it would decode to look behind the pixels.
+        if image.format != "TIFF" and "exif" in image.info:
             with suppress(Exception):
                 turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size
