@@ -34,6 +34,7 @@ def test_rows_are_those_of_their_own_studies_up_to_the_pseudo_masks() -> None:
         four = rows("four_systems", seed)
         for name, (study, row) in own.items():
             theirs = rows(study, seed)[row].stages
+            assert four[name].stages.keys() == theirs.keys()
             assert {each for each, stage in four[name].stages.items() if stage.id != theirs[each].id} == {"segmenter", "predict"}
 
 
