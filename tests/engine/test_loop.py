@@ -225,3 +225,26 @@ def test_a_damaged_model_is_one_line(planned: Callable[..., Plan], do: Callable[
         (directory / ("model.safetensors" if damage == "weights" else "model.json")).write_bytes(io.BytesIO(b"{}").read())
     with pytest.raises(UserError):
         load_model(directory)
+
+
+def test_what_a_system_observes_is_logged_and_no_loss(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean over the batches that observed it; the total and the model are those of the losses alone."""
+    directory = prepared(planned, do, {"classifier": {"epochs": 1}})
+    loop.train(stage_at(directory))
+    plain = metrics(directory), (directory / "model.safetensors").read_bytes()
+    (directory / "resume" / "checkpoint.pt").unlink()
+    original = Cam.losses
+
+    def observes_after_the_first_step(self: Cam, model: Any, batch: Any, progress: Any) -> Any:
+        if progress.step:
+            self.observe(share=torch.tensor(0.25 * progress.step, requires_grad=True))
+        return original(self, model, batch, progress)
+
+    monkeypatch.setattr(Cam, "losses", observes_after_the_first_step)
+    loop.train(stage_at(directory))
+    frame = metrics(directory)
+    assert list(frame["observed.share"]) == [pytest.approx((0.25 + 0.5) / 2)]
+    pd.testing.assert_frame_equal(frame.drop(columns="observed.share"), plain[0])
+    assert (directory / "model.safetensors").read_bytes() == plain[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -33,6 +33,8 @@ from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress, Run, System
 
 CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
+OBSERVED = "observed."
+"""What a system observes beside its losses has columns of this beginning."""
 _LEFTOVERS = ("snapshots", "rounds", TENSORBOARD)
 SEVERAL_DEVICES = "ddp_find_unused_parameters_true"  # systems switch their terms on one after another
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -79,20 +81,20 @@ def make_fabric(config: Training, gpus: int) -> Fabric:
 
 @dataclass
 class _Sums:
-    """Running sums of the loss terms, kept on the device so that a GPU never waits for them."""
+    """Running sums of the loss terms and of what is observed, kept on the device so that a GPU never waits for them."""
 
-    terms: dict[str, Tensor]
-    batches: int = 0
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    batches: dict[str, int] = field(default_factory=dict)
     images: int = 0
 
-    def add(self, losses: dict[str, Tensor], images: int) -> None:
-        for name, value in losses.items():
+    def add(self, values: dict[str, Tensor], images: int) -> None:
+        for name, value in values.items():
             self.terms[name] = self.terms.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self.batches += 1
+            self.batches[name] = self.batches.get(name, 0) + 1
         self.images += images
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / max(self.batches, 1) for name, value in self.terms.items()}
+        return {name: float(value) / self.batches[name] for name, value in self.terms.items()}
 
 
 class _Fit:
@@ -173,17 +175,19 @@ class _Fit:
         self.system.before_epoch(epoch, Run(self.raw_model, self.index, self.history, self.stage, self.fabric))
         torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
         self.model.train()
-        sums, start = _Sums({}), time.monotonic()
+        sums, start = _Sums(), time.monotonic()
         what, count = f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)
         tracked = self.stage.track(self._batches(epoch), what, count, status=lambda: _status(sums, start))
         for position, batch in enumerate(tracked):
             losses = self._step(epoch, position, batch)
-            sums.add(losses, len(batch["image"]))
+            observed = {OBSERVED + name: value for name, value in self.system.observed().items()}
+            sums.add({**losses, **observed}, len(batch["image"]))
         means = sums.means()
         if self.fabric.world_size > 1:
             means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
             means = {name: float(value) for name, value in means.items()}
-        total = sum(means.values())
+        terms = {name: value for name, value in means.items() if not name.startswith(OBSERVED)}
+        total = sum(terms.values())
         if total != total or total in (float("inf"), float("-inf")):
             raise UserError(f"{self.stage.output / SPEC}: the loss is {total} after epoch {epoch + 1}; try a smaller lr or clip_norm")
         rate = sums.images * self.fabric.world_size / (time.monotonic() - start)
@@ -192,8 +196,9 @@ class _Fit:
             "step": (epoch + 1) * self.steps_per_epoch,
             "epoch": epoch + 1,
             "lr": lr,
-            **means,
+            **terms,
             "total": total,
+            **{name: value for name, value in means.items() if name.startswith(OBSERVED)},
             "images_per_second": round(rate, 2),
         }
 

@@ -37,6 +37,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv<>Pph"
 """Ten, so that with eight colours the 80 classes of COCO differ."""
+_OBSERVED = "observed."
 _NO_TERMS = ("step", "epoch", "lr", "images_per_second")
 _STYLE: Any = {
     "font.size": 10,
@@ -109,11 +110,12 @@ def read_history(path: Path) -> pd.DataFrame:
 
 
 def _terms(frame: pd.DataFrame) -> list[str]:
-    """The losses of a history, the total first; a single term that is the total is left out."""
-    terms = [c for c in frame.columns if c not in (*_NO_TERMS, "total")]
+    """The losses of a history, the total first, then what was observed; a single term that is the total is left out."""
+    columns = [c for c in frame.columns if c not in (*_NO_TERMS, "total")]
+    terms, observed = ([c for c in columns if c.startswith(_OBSERVED) is seen] for seen in (False, True))
     if "total" not in frame:
-        return terms
-    return ["total", *terms] if len(terms) > 1 else ["total"]
+        return terms + observed
+    return ["total", *(terms if len(terms) > 1 else []), *observed]
 
 
 def _histories(records: Sequence[dict[str, Any]], stage: str) -> dict[str, list[pd.DataFrame]]:
@@ -197,7 +199,9 @@ def _draw_losses(histories: dict[str, list[pd.DataFrame]], styles: dict[str, dic
         for name, seeds in histories.items():
             lines = [(frame["epoch"].to_numpy(float), frame[term].to_numpy(float)) for frame in seeds if term in frame]
             _draw_mean(axis, lines, styles[name], name)
-        axis.set(title="total loss" if term == "total" else term, xlabel="epoch", ylabel="loss (mean over the epoch)")
+        what = "observed" if term.startswith(_OBSERVED) else "loss"
+        title = "total loss" if term == "total" else term.removeprefix(_OBSERVED).replace("_", " ")
+        axis.set(title=title, xlabel="epoch", ylabel=f"{what} (mean over the epoch)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, axes, f"{TRAINED[stage]}: training loss")
     return figure

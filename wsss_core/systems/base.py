@@ -85,6 +85,7 @@ class System(ABC):
         self.config = config
         self.num_classes = num_classes
         self.mean, self.std = statistics(config)
+        self._observed: dict[str, Tensor] = {}
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -115,6 +116,18 @@ class System(ABC):
             {"name": "backbone", "params": backbone, "lr": lr},
             {"name": "head", "params": rest, "lr": lr * self.config.head_lr_factor},
         ]
+
+    def observe(self, **values: Tensor) -> None:
+        """Have scalars logged beside the loss terms, as means over an epoch's batches. Called in `losses`; they are no part of the loss.
+
+        In an epoch that observes a value at all, every process has to.
+        """
+        self._observed |= {name: value.detach() for name, value in values.items()}
+
+    def observed(self) -> dict[str, Tensor]:
+        """Return what was observed since the last call."""
+        observed, self._observed = self._observed, {}
+        return observed
 
     def start(self, model: nn.Module, inputs: dict[str, Path]) -> None:  # noqa: B027
         """Load what a new model takes over from upstream stages (directories by role), beside its backbone's weights."""
