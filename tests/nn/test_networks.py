@@ -100,3 +100,16 @@ def test_a_learned_enlargement_trims_what_is_too_much_at_the_far_end() -> None:
     whole = block.enlarge(features)
     assert whole.shape[-2:] == (6, 6)
     assert torch.equal(block(features, 5, 6), whole[..., :5, :]) and torch.equal(block(features, 6, 6), whole)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_frozen_batch_normalisation_keeps_its_statistics_and_learns_its_scales(freeze: bool) -> None:
+    features = Features(backbone(freeze_batch_norm=freeze)).train()
+    before = {name: value.clone() for name, value in features.state_dict().items()}
+    final, _ = features(torch.randn(2, 3, 64, 64))
+    final.square().mean().backward()
+    changed = {name for name, value in features.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == (set() if freeze else {name for name in before if "running_" in name or "num_batches" in name})
+    norms = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and all(norm.weight.grad is not None for norm in norms)
+    assert features.training and all(norm.training is not freeze for norm in norms)

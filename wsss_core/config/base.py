@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
 
@@ -31,6 +32,8 @@ class Backbone(Block):
     """Channel means for images in [0, 1]; unset: those of the backbone's pretrained weights."""
     std: tuple[float, float, float] | None = None
     """Channel standard deviations for images in [0, 1]; unset: those of the backbone's pretrained weights."""
+    freeze_batch_norm: bool = False
+    """The backbone's batch normalisation keeps the statistics of its weights in training, too: for batches of a few images. Its scales and shifts learn."""
 
 
 class ResizeLimits(Block):
@@ -72,10 +75,10 @@ class Training(Backbone):
     """Images per optimiser step and device."""
     accumulate: Positive = 1
     """Batches whose gradients are summed (as a mean) before one optimiser step."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """Update rule."""
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    """Initial learning rate of the backbone."""
+    lr: Rate | Literal["auto"] = "auto"
+    """Initial learning rate of the backbone. `auto`: 0.01 for SGD; for Adam and AdamW 3e-4, and 1e-4 for backbones with layer normalisation (transformers, ConvNeXt)."""
     head_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     """Learning rate of all newly initialised layers, as a multiple of `lr`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -90,7 +93,7 @@ class Training(Backbone):
     """Fractions of the training at which the `step` schedule multiplies by gamma."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of the `step` schedule."""
-    warmup: Fraction = 0.0
+    warmup: Fraction = 0.05
     """Fraction of the training over which the learning rate rises linearly from 0."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest gradient norm; unset: no clipping."""

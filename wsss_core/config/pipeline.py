@@ -44,6 +44,8 @@ class Segmenter(Training):
     """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip), UNet (a skip at every level) or BiFPN (EfficientDet's feature pyramid, MuSCLe's decoder)."""
     decoder_channels: Positive = 256
     """Width of the decoder."""
+    separable: bool = True
+    """Of `deeplabv3plus`: depthwise separable 3x3 convolutions in the decoder (Chen et al. 2018), a quarter of the work of full ones."""
     bifpn_layers: Annotated[int, Field(ge=1, le=8)] = 3
     """Layers of the BiFPN."""
     loss: Literal["cross_entropy", "beacon"] = "cross_entropy"
@@ -61,7 +63,8 @@ class Segmenter(Training):
     def unused(self) -> set[str]:
         """See `Training`."""
         beacon = {"loss", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold"}
-        return super().unused | (beacon if self.loss != "beacon" else set()) | ({"bifpn_layers"} if self.decoder != "bifpn" else set())
+        own = {"bifpn": {"separable"}, "deeplabv3plus": {"bifpn_layers"}}
+        return super().unused | (beacon if self.loss != "beacon" else set()) | own.get(self.decoder, {"separable", "bifpn_layers"})
 
     @model_validator(mode="after")
     def _image_pooling_needs_two_images(self) -> Segmenter:

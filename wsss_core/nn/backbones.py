@@ -54,8 +54,13 @@ class Features(nn.Module):
             raise UserError(f"backbone: {config.backbone} has stride {self.strides[-1]}, not output_stride {config.output_stride}")
 
     def train(self, mode: bool = True) -> Features:
-        """Switch between training and evaluation; a frozen network stays in evaluation."""
-        return super().train(mode and not self.frozen)
+        """Switch between training and evaluation; a frozen network stays in evaluation, and so does frozen batch normalisation."""
+        super().train(mode and not self.frozen)
+        if self._config.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the final feature map [N, D, h, w] and all levels [N, D_i, h_i, w_i] of images [N, 3, H, W]."""
@@ -109,7 +114,12 @@ def prefers_channels_last(model: nn.Module) -> bool:
     1.3, EfficientNet-B0 1.5 and 1.1, ConvNeXt 0.97 and 1.1, ViT-tiny 0.95 and 1.1.
     """
     convolutions = any(isinstance(m, nn.Conv2d) for m in model.modules())
-    return convolutions and not any(isinstance(m, nn.LayerNorm) for m in model.modules())
+    return convolutions and not has_layer_norm(model)
+
+
+def has_layer_norm(model: nn.Module) -> bool:
+    """Whether a network normalises by layer: transformers and ConvNeXt do, other convolutional networks by batch or group."""
+    return any(isinstance(m, nn.LayerNorm) for m in model.modules())
 
 
 def _create(config: Backbone) -> nn.Module:

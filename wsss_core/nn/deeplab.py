@@ -59,15 +59,21 @@ class DeepLabV3Plus(nn.Module):
         Position of that level.
     width
         Channels of the decoder (256 in the paper; the skip is reduced to 48, here in proportion).
+    separable
+        The 3x3 convolutions after the join are depthwise separable ones, as the paper's own fastest and best networks have them (Sec. 3.1 and 4.3; in
+        ASPP, which sees few cells, they stay full: ours). Measured with 256 channels at 224 pixels: the two together take a quarter of the time.
     """
 
-    def __init__(self, in_channels: int, low_channels: int, low_level: int, num_classes: int, output_stride: int, width: int) -> None:
+    def __init__(
+        self, in_channels: int, low_channels: int, low_level: int, num_classes: int, output_stride: int, width: int, separable: bool = False
+    ) -> None:
         super().__init__()
         self.low_level = low_level
         skip = max(8, width * 48 // 256)
         self.aspp = ASPP(in_channels, atrous_rates(output_stride), width)
         self.reduce = _conv(low_channels, skip, 1)
-        self.fuse = nn.Sequential(_conv(width + skip, width, 3), _conv(width, width, 3), nn.Conv2d(width, num_classes, 1))
+        convolve = _separable_conv if separable else _conv
+        self.fuse = nn.Sequential(convolve(width + skip, width, 3), convolve(width, width, 3), nn.Conv2d(width, num_classes, 1))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Return logits [N, C, h, w] at stride 4."""
@@ -76,7 +82,13 @@ class DeepLabV3Plus(nn.Module):
         return self.fuse(torch.cat([high, low], dim=1))
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+def _conv(in_channels: int, out_channels: int, kernel: int, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
     )
+
+
+def _separable_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(_conv(in_channels, in_channels, kernel, groups=in_channels), _conv(in_channels, out_channels, 1))

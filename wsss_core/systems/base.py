@@ -20,7 +20,7 @@ from wsss_core.config import Training
 from wsss_core.data.images import IGNORE, read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import training_transform
-from wsss_core.nn.backbones import statistics
+from wsss_core.nn.backbones import has_layer_norm, statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -111,11 +111,19 @@ class System(ABC):
         """Return the optimiser's groups: the backbone with `lr`, all else with `lr` times `head_lr_factor`."""
         backbone = [p for name, p in model.named_parameters() if name.startswith("features.") and p.requires_grad]
         rest = [p for name, p in model.named_parameters() if not name.startswith("features.") and p.requires_grad]
-        lr = self.config.lr
+        lr = self.learning_rate(model)
         return [
             {"name": "backbone", "params": backbone, "lr": lr},
             {"name": "head", "params": rest, "lr": lr * self.config.head_lr_factor},
         ]
+
+    def learning_rate(self, model: nn.Module) -> float:
+        """Return the initial learning rate of the backbone, `auto` resolved (ours, by workflow/studies/recipes.yaml)."""
+        if self.config.lr != "auto":
+            return self.config.lr
+        if self.config.optimizer == "sgd":
+            return 1e-2
+        return 1e-4 if has_layer_norm(model.features) else 3e-4
 
     def observe(self, **values: Tensor) -> None:
         """Have scalars logged beside the loss terms, as means over an epoch's batches. Called in `losses`; they are no part of the loss.

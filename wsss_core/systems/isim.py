@@ -72,7 +72,7 @@ class Isim(Cam):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return encoder, classifier and decoder, each with a learning rate of its own (Sec. 4.1: 0.1, 1 and 0.01)."""
         assert isinstance(model, IsimNet)
-        lr = self.config.lr
+        lr = self.learning_rate(model)
         return [
             {"name": "encoder", "params": list(model.features.parameters()), "lr": lr},
             {"name": "classifier", "params": list(model.classifier.parameters()), "lr": lr * self.config.head_lr_factor},

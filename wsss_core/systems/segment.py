@@ -43,7 +43,9 @@ class SegmentationNet(nn.Module):
     def __init__(self, config: Segmenter, num_classes: int) -> None:
         super().__init__()
         self.features = Features(config)
-        self.decoder = make_decoder(config.decoder, self.features, num_classes, config.decoder_channels, config.bifpn_layers)
+        self.decoder = make_decoder(
+            config.decoder, self.features, num_classes, config.decoder_channels, config.bifpn_layers, config.separable
+        )
 
     def forward(self, images: Tensor, dense: bool = False) -> Tensor | Dense:
         """Return logits [N, C, H, W] at the size of the images [N, 3, H, W]; with `dense`, of the decoder bifpn, its features too."""
