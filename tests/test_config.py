@@ -87,6 +87,19 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
         ({**BASE, "dataset": {"source": "folder"}}, "dataset.root: missing"),
         ({**BASE, "dataset": {"source": "folder", "root": "x", "mask": "y"}}, "dataset.mask: unknown key; did you mean 'masks'?"),
         ({**BASE, "tables": {"t": {"experiments": ["plian"]}}}, "tables.t.experiments: 'plian' names no experiment; did you mean 'plain'?"),
+        (
+            {**BASE, "tables": {"t": {"compare": "plian"}}},
+            "tables.t.compare: 'plian' names no experiment of the table; did you mean 'plain'?",
+        ),
+        (
+            {"experiments": {"a": {}, "b": {}}, "tables": {"t": {"experiments": ["b"], "compare": "a"}}},
+            "tables.t.compare: 'a' names no experiment of the table; valid: b",
+        ),
+        (
+            {**BASE, "sweep": {"classifier.lr": [0.1, 0.2]}, "tables": {"t": {"compare": "plain"}}},
+            "tables.t.compare: 'plain' names no experiment of the table; valid: plain,lr=0.1, plain,lr=0.2",
+        ),
+        ({**BASE, "tables": {"t": {"rows": "segmenter", "compare": False}}}, "tables.t.compare: input should be a valid string, got False"),
         ({"experiments": {"a": {"segmenter": {"batch_size": 1}}}}, "batch_size must be at least 2 for deeplabv3plus"),
         ({**BASE, "sweep": {"classifier.lr": 3}}, "sweep: expected configuration keys with lists of values"),
         (
@@ -112,6 +125,12 @@ def test_a_known_data_set_needs_no_source(tmp_path: Path) -> None:
 )
 def test_errors_name_the_key_and_the_nearest_valid_name(values: dict[str, Any], expected: str) -> None:
     assert expected in error_of(values)
+
+
+def test_a_row_to_compare_with_is_known_by_its_label() -> None:
+    swept = load_config({**BASE, "sweep": {"classifier.lr": [0.1, 0.2]}, "tables": {"t": {"compare": "plain,lr=0.1"}}})
+    assert swept.tables["t"].compare == "plain,lr=0.1"
+    assert load_config({**BASE, "tables": {"t": {"rows": "classifier.lr", "compare": 0.1}}}).tables["t"].compare == "0.1"
 
 
 @pytest.mark.parametrize(

@@ -231,13 +231,15 @@ def table(
     columns: Annotated[str | None, typer.Option(help="A configuration key: one column per value.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="A figure such as cams.train.oracle.miou; may be repeated.")] = None,
     published: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Published figures to set beside ours.")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="ROW", help="Also differences from this row over seeds, with intervals.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the table.")] = Path("results/tables"),
 ) -> None:
     """Make a table (CSV and Markdown) of experiments: mean and standard deviation over seeds."""
     from wsss_core.config import Table, validate
     from wsss_core.report.tables import write_table
 
-    config = validate(Table, {"rows": rows, "columns": columns, "values": value or [], "published": published}, "table")
+    keys = {"rows": rows, "columns": columns, "values": value or [], "published": published, "compare": compare}
+    config = validate(Table, keys, "table")
     write_table(records, config, name, output)
     typer.echo((output / f"{name}.md").read_text(encoding="utf-8"))
 

@@ -174,6 +174,8 @@ def test_a_bad_configuration_is_one_clear_line(finished: Project) -> None:
     finished.configure({"experiments": {"crf": {"clasifier": {}}}})
     output = finished.snakemake("--dry-run", code=1)
     assert "test.yaml: experiments.crf.clasifier: unknown key; did you mean 'classifier'?" in output
+    finished.configure({"tables": {"t": {"rows": "classifier.lr", "compare": "fast"}}})
+    assert "tables.t: compare: no row is called 'fast'; valid: " in finished.snakemake("--dry-run", code=1)
     finished.configure()
 
 

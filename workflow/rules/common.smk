@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 from wsss_core.config import load_config, read_yaml
 from wsss_core.errors import UserError
 from wsss_core.report.published import find_published, read_published
+from wsss_core.report.tables import check_keys
 from wsss_core.results import plan_on_disk, write_specs
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
@@ -22,7 +23,7 @@ if CONFIG_FILES == ["config.yaml"]:
 try:
     PLAN = plan_on_disk(load_config(config, source=", ".join(CONFIG_FILES)))
     write_specs(PLAN)
-    # Read here too, so that a mistake in one is known before the training, not after it.
+    # Looked at here too, so that a mistake is known before the training, not after it.
     PUBLISHED = {
         name: find_published(table.published)
         for name, table in PLAN.config.tables.items()
@@ -30,6 +31,10 @@ try:
     }
     for path in PUBLISHED.values():
         read_published(path)
+    for name, table in PLAN.config.tables.items():
+        check_keys(
+            [PLAN.chain_spec(each) for each in PLAN.chains_of_table(name)], table, name
+        )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -113,11 +118,13 @@ def table_options(wildcards):
     table = PLAN.config.tables[wildcards.table]
     columns = ["--columns", table.columns] if table.columns else []
     published = ["--published", table.published] if table.published else []
+    compare = [] if table.compare is None else [f"--compare={table.compare}"]
     return [
         "--rows",
         table.rows,
         *columns,
         *published,
+        *compare,
         *(f"--value={value}" for value in table.values),
     ]
 

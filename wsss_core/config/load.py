@@ -81,12 +81,7 @@ def load_config(values: dict[str, Any], source: str = "config") -> Config:
     elif isinstance(dataset, dict) and "source" not in dataset:
         raise UserError(f"{source}: dataset.source: missing; valid: {', '.join(SOURCES)}")
     checked = validate(Config, values, source)
-    for name, table in checked.tables.items():
-        for pattern in table.experiments:
-            if not fnmatch.filter(checked.experiments, pattern):
-                raise UserError(
-                    f"{source}: tables.{name}.experiments: '{pattern}' names no experiment{did_you_mean(pattern, checked.experiments)}"
-                )
+    _check_tables(checked, source)
     return checked if checked.tables else checked.model_copy(update={"tables": {checked.dataset.name: Table()}})
 
 
@@ -107,6 +102,23 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(model, error.errors())}") from None
+
+
+def _check_tables(config: Config, source: str) -> None:
+    """Raise `UserError` if a table names an experiment that is none, or one to compare with that is not in it."""
+    for name, table in config.tables.items():
+        chosen = [] if table.experiments else list(config.experiments)
+        for pattern in table.experiments:
+            found = fnmatch.filter(config.experiments, pattern)
+            if not found:
+                raise UserError(
+                    f"{source}: tables.{name}.experiments: '{pattern}' names no experiment{did_you_mean(pattern, config.experiments)}"
+                )
+            chosen += found
+        if table.rows == "experiment" and table.compare is not None and table.compare not in chosen:
+            raise UserError(
+                f"{source}: tables.{name}.compare: '{table.compare}' names no experiment of the table{did_you_mean(table.compare, chosen)}"
+            )
 
 
 def _grid(experiment: dict[str, Any], grid: Any, source: str) -> list[tuple[str, dict[str, Any]]]:

@@ -26,6 +26,8 @@ class Table(Block):
     """Names, or patterns with `*`, of the experiments in the table; unset: all."""
     published: str | None = None
     """A CSV file of published figures set beside ours, such as `workflow/published/rsa_cfc_table1.csv`; a relative path is looked for in the working directory, then in the project."""
+    compare: Annotated[str, Field(coerce_numbers_to_str=True)] | None = None
+    """The row that all others are compared with, seed by seed, by its label as the table prints it: with `rows: experiment` the whole name of an experiment, otherwise a value of that key, such as `0.1`; with `columns` within each column. Unset: none."""
 
 
 class Report(Block):

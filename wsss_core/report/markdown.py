@@ -1,18 +1,20 @@
-"""The readable form of a table: percent with one decimal, and below it how each group of figures came about."""
+"""The readable form of a table: percent with one decimal, below it how each group of figures came about, and differences from one row if asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wsss_core.config import Table
+from wsss_core.report.differences import CONFIDENCE, DIFFERENCES, verdict
 from wsss_core.report.published import COSTS
 from wsss_core.report.tables import METRICS, RULES, SUBJECTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_CELL = ("row", "column", "figure", "mean", "std", "n", "printed")
+_CELL = ("figure", "mean", "std", "n", "printed")
 WIDEST = 8
 """Most figures side by side; a wider table falls apart into one per subject and split."""
 PUBLISHED = "- In parentheses: as published, not measured here. Data, weights and budget of ours may be different. Sources:"
@@ -29,42 +31,66 @@ def to_markdown(frame: pd.DataFrame, table: Table, name: str, dataset: str = "")
     measured = f"Measured on the data set `{dataset}`. " if dataset else ""
     but = " (costs in their units)" if frame["figure"].str.startswith("cost.").any() else ""
     parts.append(f"{measured}Percent{but}; {seeds}. n: number of seeds. -: no such figure.{beside}")
-    groups = list(dict.fromkeys(map(_group, frame["figure"])))
-    columns = list(dict.fromkeys(frame["column"]))
-    if table.columns is not None or len(columns) <= WIDEST:
-        parts += [_grid(frame, table, columns, long=True), _notes(frame, groups)]
-    else:
-        for section in dict.fromkeys(group.removesuffix(".oracle") for group in groups):
-            mine = [group for group in groups if group.removesuffix(".oracle") == section]
-            part = frame[[_group(figure) in mine for figure in frame["figure"]]]
-            parts += [f"## {_title(section)}", _grid(part, table, list(dict.fromkeys(part["column"])), long=False), _notes(part, mine)]
+    sections = {"": frame}
+    if table.columns is None and frame["column"].nunique() > WIDEST:
+        of = [_group(figure).removesuffix(".oracle") for figure in frame["figure"]]
+        sections = {_title(section): frame[[each == section for each in of]] for section in dict.fromkeys(of)}
+    for title, part in sections.items():
+        parts += [f"## {title}"] if title else []
+        parts += [_grid(part, table, "n", _CELL, _cell, long=not title), _notes(part)]
+    if table.compare is not None:
+        parts += [f"## Differences from `{table.compare}`", *_differences(sections, table)]
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(frame: pd.DataFrame, table: Table, columns: Sequence[str], *, long: bool) -> str:
-    cells = {(row, column): _cell(*line) for row, column, *line in zip(*(frame[c] for c in _CELL), strict=True)}
+def _differences(sections: dict[str, pd.DataFrame], table: Table) -> list[str]:
+    parts = []
+    for title, section in sections.items():
+        part = section[section["difference_n"] > 0]
+        if not part.empty:
+            parts += [f"### {title}"] if title else []
+            parts.append(_grid(part, table, "difference_n", DIFFERENCES, _difference, long=not title))
+    if not parts:
+        return [f"None: no other row has a figure and a seed in common with `{table.compare}`."]
+    return [
+        *parts,
+        f"Points of percent: row minus `{table.compare}`, mean over the n seeds that both have [{CONFIDENCE:.0%} confidence interval, Student's t over the n"
+        " differences, each figure by itself]; undecided: the interval holds 0, or there is one seed; same: equal for every seed.",
+    ]
+
+
+def _grid(frame: pd.DataFrame, table: Table, n: str, of_cell: Sequence[str], write: Callable[..., str], *, long: bool) -> str:
+    """Lay out a table whose cells are what `write` makes of the columns `of_cell`, and its last column the range of the column `n`."""
+    places = zip(frame["row"], frame["column"], strict=True)
+    cells = {place: write(*line) for place, *line in zip(places, *(frame[c] for c in of_cell), strict=True)}
+    columns = list(dict.fromkeys(frame["column"]))
     if table.columns is None:
         corner, heads = table.rows, [_figure_title(column, long) for column in columns]
     else:
         corner = f"{_figure_title(frame['figure'].iloc[0], True)}: {table.rows} \\ {table.columns}"
-        heads = list(columns)
+        heads = columns
     lines = [[corner, *heads, "n"], ["---", *["---:"] * (len(heads) + 1)]]
     for row in dict.fromkeys(frame["row"]):
-        n = sorted({int(value) for value in frame.loc[frame["row"] == row, "n"] if value} or {0})
-        span = str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}"
+        seeds = sorted({int(value) for value in frame.loc[frame["row"] == row, n] if value} or {0})
+        span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
         lines.append([row, *(cells.get((row, column), "-") for column in columns), span])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _cell(figure: str, mean: float, std: float, n: int, printed: str) -> str:
     unit = 1 if figure.rpartition(".")[2] in COSTS else 100  # costs are no fractions
-    ours = f"{unit * mean:.1f}" + (f" ± {unit * std:.1f}" if std == std else "") if n else ""
+    ours = f"{unit * mean:.1f}" + ("" if math.isnan(std) else f" ± {unit * std:.1f}") if n else ""
     return " ".join(filter(None, (ours, f"({printed})" if printed else ""))) or "-"
 
 
-def _notes(frame: pd.DataFrame, groups: Sequence[str]) -> str:
+def _difference(difference: float, low: float, high: float, n: int) -> str:
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]" if n > 1 else ""
+    return " ".join(filter(None, (f"{100 * difference:+.1f}", interval, verdict(difference, low, high))))
+
+
+def _notes(frame: pd.DataFrame) -> str:
     lines = []
-    for group in groups:
+    for group in dict.fromkeys(map(_group, frame["figure"])):
         part = frame[[_group(figure) == group for figure in frame["figure"]]]
         none = "no figures of ours" if (part["printed"] != "").any() else "no masks to compare with"
         part = part[part["n"] > 0]

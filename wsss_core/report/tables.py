@@ -20,6 +20,7 @@ import numpy as np
 from wsss_core.config import Table
 from wsss_core.errors import UserError, did_you_mean
 from wsss_core.files import read_json, write_text
+from wsss_core.report.differences import DIFFERENCES, paired_difference
 from wsss_core.report.published import COSTS, Published, find_published, read_published
 
 if TYPE_CHECKING:
@@ -127,12 +128,14 @@ def make_table(records: Sequence[dict[str, Any]], table: Table, published: Seque
         Tidy, one line per row, column and figure: `row`, `column` (the value of the key `table.columns`; without one the figure's
         name), `figure`, `mean`, `std` (sample standard deviation over seeds, NaN for one), `n` (seeds), `published` (NaN if none),
         `printed` (its digits, percent) and `about` (its source), and how our figure came about. Fractions. A figure that an
-        experiment lacks has n = 0; so have, after ours, published figures in cells that are not ours.
+        experiment lacks has n = 0; so have, after ours, published figures in cells that are not ours. With `table.compare` also, before
+        `published`, `DIFFERENCES` from that row in the same column; none of the row itself, and none of costs: another seed says
+        nothing of what else the machine did.
 
     Raises
     ------
     UserError
-        For an unknown experiment, key or figure; and if one cell would average over experiments that differ in more than the seed.
+        For an unknown experiment, key, figure or row to compare with; and if one cell would average over experiments that differ in more than the seed.
     """
     import pandas as pd
 
@@ -149,19 +152,42 @@ def make_table(records: Sequence[dict[str, Any]], table: Table, published: Seque
         if table.columns is None and _metric(each.column) not in METRICS:
             raise UserError(f"{each.place}: column: expected a figure such as cams.train.miou, got '{each.column}'")
     cells: dict[tuple[str, str | None], list[int]] = {}
-    columns = _labels(records, table.columns) if table.columns else [None] * len(records)
-    for i, cell in enumerate(zip(_labels(records, table.rows), columns, strict=True)):
+    for i, cell in enumerate(cell_labels(records, table)):
         cells.setdefault(cell, []).append(i)
     lines = []
+    by_seed: dict[tuple[str, str], dict[int, float]] = {}
     beside = {(each.row, each.column): each for each in published}
     for (row, column), members in cells.items():
         members = _one_per_seed(records, members, table, " and ".join(filter(None, (row, column))))
         for name in names:
-            found = [figures[i][name] for i in members if name in figures[i] and figures[i][name].value is not None]
+            found = {records[i]["seed"]: figures[i][name] for i in members if name in figures[i] and figures[i][name].value is not None}
             place = (row, name if column is None else column)
-            lines.append(_line(*place, name, found, beside.pop(place, None)))
+            lines.append(_line(*place, name, list(found.values()), beside.pop(place, None)))
+            by_seed[place] = {seed: figure.value for seed, figure in found.items() if figure.value is not None}
     lines += [_line(each.row, each.column, names[0] if table.columns else each.column, [], each) for each in beside.values()]
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    if table.compare is None:
+        return pd.DataFrame(lines, columns=list(COLUMNS))
+    for line in lines:
+        left_out = line["row"] == table.compare or _metric(line["figure"]) in COSTS
+        own, reference = ({} if left_out else by_seed.get((row, line["column"]), {}) for row in (line["row"], table.compare))
+        line |= paired_difference(own, reference)
+    before = COLUMNS.index("published")
+    return pd.DataFrame(lines, columns=[*COLUMNS[:before], *DIFFERENCES, *COLUMNS[before:]])
+
+
+def cell_labels(records: Sequence[dict[str, Any]], table: Table) -> list[tuple[str, str | None]]:
+    """Return row and column of each record, the column None without a key for it.
+
+    Raises
+    ------
+    UserError
+        For an unknown key, or if no row is called `table.compare`.
+    """
+    rows = _labels(records, table.rows)
+    if table.compare is not None and table.compare not in rows:
+        raise UserError(f"compare: no row is called '{table.compare}'{did_you_mean(table.compare, dict.fromkeys(rows))}")
+    columns = _labels(records, table.columns) if table.columns else [None] * len(records)
+    return list(zip(rows, columns, strict=True))
 
 
 def write_table(paths: Iterable[Path], table: Table, name: str, out_dir: Path) -> None:
@@ -177,6 +203,14 @@ def write_table(paths: Iterable[Path], table: Table, name: str, out_dir: Path) -
     write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     datasets = dict.fromkeys(record["dataset"] for record in records)
     write_text(out_dir / f"{name}.md", to_markdown(frame, table, name, ", ".join(datasets)))
+
+
+def check_keys(specs: Sequence[dict[str, Any]], table: Table, name: str) -> None:
+    """Raise the `UserError` that `write_table` would for unknown keys or an unknown row to compare with, from the specs of a plan alone."""
+    try:
+        cell_labels(specs, table)
+    except UserError as error:
+        raise UserError(f"tables.{name}: {error}") from None
 
 
 def _select(records: Sequence[dict[str, Any]], table: Table) -> list[dict[str, Any]]:
