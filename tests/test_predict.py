@@ -113,6 +113,12 @@ def test_a_classifier_is_no_segmenter(planned: Callable[..., Plan], do: Callable
         Predictor(do(planned({"classifier": {"epochs": 1}}), "classifier"))
 
 
+def test_a_segmenter_has_no_patches_to_predict_from(model: Path) -> None:
+    with pytest.raises(UserError, match=r"source: the system 'segment' has no patches, expected decoder") as error:
+        Predictor(model, {"source": "patches"})
+    assert "\n" not in str(error.value)
+
+
 def test_an_exported_model_gives_the_same_probabilities(model: Path, image: np.ndarray, tmp_path: Path) -> None:
     export_model(model, tmp_path / "m.pt", 64)
     square = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, Training
 from wsss_core.data.sources import spec_files, spec_parameters
@@ -163,10 +163,12 @@ class _ChainBuilder:
     def _single_stage(self, model: PlannedStage) -> None:
         """Pseudo masks and predictions of a classifier that segments, and how far its patches' embeddings lie apart."""
         self._predict("pseudo", model, "train", image_labels=True)
-        split = self.experiment.predict.split
+        split, source = self.experiment.predict.split, self.experiment.predict.source
         self._predict("end_to_end", model, split)
-        if split == "val":  # of test images the tags may not be known
+        if split == "val":  # of test images neither tags nor masks may be known
             self._predict("end_to_end-labels", model, split, image_labels=True)
+            if source == "decoder":
+                self._predict("end_to_end-patches", model, split, source="patches")
         resize = self.experiment.predict.resize
         self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
 
@@ -239,17 +241,28 @@ class _ChainBuilder:
         self._predict("segmenter", model, experiment.predict.split, stage="predict", supervision=experiment.supervision)
 
     def _predict(
-        self, subject: str, model: PlannedStage, split: str, *, image_labels: bool = False, stage: str = "", **protocol: Any
+        self,
+        subject: str,
+        model: PlannedStage,
+        split: str,
+        *,
+        image_labels: bool = False,
+        stage: str = "",
+        source: Literal["decoder", "patches"] | None = None,
+        **protocol: Any,
     ) -> None:
         """Predictions of a network that segments, under the name `stage` (or `subject`), and their evaluation.
 
-        With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val.
+        With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val. `source`, if
+        given, stands for that of the configuration; a segmenter has none.
         """
-        predict, tolerance = self.experiment.predict, self.experiment.evaluate.boundary_tolerance
+        tolerance = self.experiment.evaluate.boundary_tolerance
+        predict = self.experiment.predict.model_dump(mode="json", exclude={"source"} if model.kind == "segmenter" else set())
+        predict |= {"source": source} if source else {}
         known = {"image_labels": True} if image_labels else {}
-        parameters = {**predict.model_dump(mode="json"), "split": split, **known}
-        masks = self._add(stage or subject, "predict", parameters, model=model)
-        protocol = {**predict.model_dump(mode="json", include={"scales", "flip", "crf"}), "image_labels": image_labels, **protocol}
+        masks = self._add(stage or subject, "predict", {**predict, "split": split, **known}, model=model)
+        made: dict[str, Any] = {key: predict[key] for key in ("scales", "flip", "crf", "source") if key in predict}
+        protocol = {**made, "image_labels": image_labels, **protocol}
         self._evaluate(subject, {"split": split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}, protocol, masks=masks)
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: PlannedStage) -> PlannedStage:

@@ -162,6 +162,9 @@ def predict(
     flip: Annotated[bool, typer.Option(help="Also average the mirrored image's probabilities.")] = True,
     crf: Annotated[str, typer.Option(help="Dense CRF on the probabilities: none, soft, muscle or vitpcm.")] = "none",
     resize: Annotated[int | None, typer.Option(min=1, help="Longer side in pixels at scale 1; default: the image's own size.")] = None,
+    source: Annotated[
+        str, typer.Option(help="Of a model in a single stage: decoder, or patches, their own class probabilities.")
+    ] = "decoder",
     threads: Threads = 0,
     gpus: Gpus = 0,
 ) -> None:
@@ -187,7 +190,7 @@ def predict(
         sizes = tuple(float(part) for part in scales.split(","))
     except ValueError:
         raise UserError(f"--scales: expected comma-separated numbers, got '{scales}'") from None
-    config = validate(Predict, {"scales": sizes, "flip": flip, "crf": crf, "resize": resize}, "predict")
+    config = validate(Predict, {"scales": sizes, "flip": flip, "crf": crf, "resize": resize, "source": source}, "predict")
     from wsss_core.devices import claim_gpus
     from wsss_core.predict import Predictor, find_images, find_model, predict_images
 

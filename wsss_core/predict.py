@@ -23,7 +23,7 @@ from wsss_core.refine.predictions import present_classes, refine_predictions, re
 from wsss_core.stages import SPEC, Stage
 from wsss_core.store import ScoreWriter, shard_ranges
 from wsss_core.systems import system_type
-from wsss_core.systems.base import SegmentSystem, System
+from wsss_core.systems.base import PatchSystem, SegmentSystem, System
 
 _SHARD = 64
 
@@ -36,9 +36,14 @@ class Predictor:
     model_dir
         Directory with `model.safetensors` and `model.json`.
     config
-        Scales, flip, CRF (`split` is not used).
+        Scales, flip, CRF, source (`split` is not used).
     device
         A torch device.
+
+    Raises
+    ------
+    UserError
+        For a model that labels no pixels, or no patches where those are to be the source.
     """
 
     def __init__(self, model_dir: Path, config: Predict | dict | None = None, device: str = "cpu") -> None:
@@ -46,6 +51,8 @@ class Predictor:
         self.trained = load_model(model_dir, device)
         if not isinstance(self.trained.system, SegmentSystem):
             raise UserError(f"{model_dir}: holds no segmenter but the system '{self.trained.system.config.system}'")
+        if self.config.source == "patches" and not isinstance(self.trained.system, PatchSystem):
+            raise UserError(f"{model_dir}: source: the system '{self.trained.system.config.system}' has no patches, expected decoder")
         self.device = device
 
     @property
@@ -62,10 +69,11 @@ class Predictor:
         system = self.trained.system
         assert isinstance(system, SegmentSystem)
         config, size = self.config, image.shape[:2]
+        segment = system.segment_patches if config.source == "patches" and isinstance(system, PatchSystem) else system.segment
         parts: list[Tensor] = []
         for inputs in network_inputs(image, system, self.device, resize=config.resize, scales=config.scales, flip=config.flip):
             with inference_precision(self.device):
-                logits = system.segment(self.trained.model, inputs)
+                logits = segment(self.trained.model, inputs)
             logits = functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
             probabilities = logits.softmax(dim=1)
             parts.append((probabilities[0] + probabilities[1].flip(-1)) / 2 if config.flip else probabilities[0])

@@ -109,6 +109,7 @@ def test_protocol_columns():
         "image_labels": "yes",
         "walk": "",
         "crf": "none",
+        "source": "",
         "scales": "0.5 1",
         "flip": "yes",
     }

@@ -222,6 +222,8 @@ class ApcClassifier(Classifier):
     """Side of the square training image in pixels."""
     head_epochs: Annotated[int, Field(ge=0)] = 2
     """Epochs at the beginning in which the backbone does not learn."""
+    train_blocks: Positive | None = None
+    """How many of the transformer's last blocks, with the final normalisation, learn after `head_epochs`; unset: the whole transformer. (ViT-PCM: 5.)"""
     hv_bilstm: bool = True
     """Whether a bidirectional LSTM over rows and columns refines the patch embeddings."""
     pooling: Literal["adaptive", "topk", "max", "average"] = "adaptive"
@@ -240,32 +242,43 @@ class ApcClassifier(Classifier):
     """Width of the segmentation branch."""
     decoder_levels: Annotated[int, Field(ge=1)] = 4
     """How many of the transformer's blocks, evenly spaced, the segmentation branch merges."""
+    label_scores: Literal["probability", "peak"] = "peak"
+    """What the segmentation branch's labels are the best of, for the image's own classes, background among them: the patches' probabilities, or each class's divided by its greatest of the image, then by their sum at the patch (ViT-PCM), so that a background that is surer than the object everywhere does not win."""
     label_refinement: Literal["pixel_adaptive", "crf", "none"] = "pixel_adaptive"
     """What refines the patch predictions that the segmentation branch learns from: pixel-adaptive refinement, a dense CRF (slow: on the CPU, in each step), nothing."""
+    label_dilations: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.025, 0.05)
+    """Of `pixel_adaptive`: how far the neighbours of a cell lie, as shares of the image's side; at least one cell (4 pixels), and each distance once. (AFA, by its code: 1, 2, 4, 8, 12 and 24 of 160 cells, [0.00625, 0.0125, 0.025, 0.05, 0.075, 0.15].)"""
+    label_iterations: Positive = 3
+    """Of `pixel_adaptive`: number of steps. (AFA: 10.)"""
     label_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Where the best refined class is no more probable than this, the segmentation branch learns nothing."""
+    label_from: Annotated[int, Field(ge=0)] = 2
+    """Epochs before the segmentation loss counts; unset: `head_epochs`, for before their end the labels are nearly all background."""
 
     @model_validator(mode="before")
     @classmethod
-    def _rate_falls_when_the_backbone_starts(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("milestones") is not None:
+    def _what_begins_with_the_backbone(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
             return values
         epochs, head = (values.get(key, cls.model_fields[key].default) for key in ("epochs", "head_epochs"))
         if not (isinstance(epochs, int) and isinstance(head, int) and 0 <= head < epochs):
             return values
-        return {**values, "milestones": (head / epochs,)}
+        unset = {key for key in ("milestones", "label_from") if values.get(key) is None}
+        return {**values, **{key: value for key, value in {"milestones": (head / epochs,), "label_from": head}.items() if key in unset}}
 
     @model_validator(mode="after")
-    def _the_backbone_learns(self) -> ApcClassifier:
-        if self.head_epochs >= self.epochs:
-            raise ValueError(f"head_epochs must be smaller than epochs, got {self.head_epochs} and {self.epochs}")
+    def _everything_learns(self) -> ApcClassifier:
+        for name in ("head_epochs", "label_from"):
+            if getattr(self, name) >= self.epochs:
+                raise ValueError(f"{name} must be smaller than epochs, got {getattr(self, name)} and {self.epochs}")
         return self
 
     @property
     def unused(self) -> set[str]:
         """See `Training`."""
         pooling = {"adaptive": set(), "topk": {"theta"}}.get(self.pooling, {"k", "theta"})
-        return super().unused | pooling | (set() if self.lambda_contrast else {"epsilon"})
+        refinement = set() if self.label_refinement == "pixel_adaptive" else {"label_dilations", "label_iterations"}
+        return super().unused | pooling | refinement | (set() if self.lambda_contrast else {"epsilon"})
 
 
 def _system_of(values: Any) -> str:

@@ -70,7 +70,7 @@ sweep: {classifier.lr: [0.01, 0.1], pseudo.threshold: [0.2, 0.3]}
 `snakemake --configfile a.yaml b.yaml` lays `b.yaml` over `a.yaml`. (Nested values given by `--config` arrive as text; use a file.)
 
 A figure in a table is named `<subject>.<split>[.<rule>].<metric>`: subject `classifier`, `cams`, `walk`, `refine`, `pseudo` or
-`segmenter`, of system `apc` also `end_to_end`, `end_to_end-labels` and `patches`; metric `map`, `accuracy` (classifier), `miou`, `mfdr`, `mfnr` or `iou.<class>`,
+`segmenter`, of system `apc` also `end_to_end`, `end_to_end-labels`, `end_to_end-patches` and `patches`; metric `map`, `accuracy` (classifier), `miou`, `mfdr`, `mfnr` or `iou.<class>`,
 with `evaluate.boundary_tolerance` also `boundary_f` and `boundary_agnostic_f`, of `patches` `inter_class` and `intra_class`; rule `oracle`
 for the threshold that is best on the true masks, otherwise that of the configuration (`auto`, `fixed`, or `argmax` with a background channel).
 Examples: `cams.train.oracle.miou`, `segmenter.val.miou`, `segmenter.val.iou.cow`. What a stage took is `cost.<stage>.seconds` and `cost.<stage>.memory_gb`.

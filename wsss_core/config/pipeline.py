@@ -86,6 +86,8 @@ class Predict(Block):
     """Longer side in pixels at scale 1; unset: the image's own size."""
     crf: Literal["none", "soft", "muscle", "vitpcm"] = "none"
     """Dense CRF on the averaged probabilities."""
+    source: Literal["decoder", "patches"] = "decoder"
+    """Of a single-stage system: what the predictions are, its decoder's output or the patches' own class probabilities. With `decoder` those of the patches are judged beside them, on val (figures `end_to_end-patches...`). A segmenter has its decoder alone."""
     split: Literal["val", "test"] = "val"
     """Split that is predicted and, where masks exist, evaluated."""
 

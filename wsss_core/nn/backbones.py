@@ -90,6 +90,13 @@ class PatchFeatures(Features):
         patches = tokens[:, -height * width :]  # the class token and its like come first
         return patches.transpose(1, 2).unflatten(2, (height, width)), levels
 
+    def last_blocks(self, count: int) -> list[nn.Module]:
+        """Return the last `count` blocks and the final normalisation; raises `UserError` if there are not so many."""
+        blocks = list(self.net.blocks)  # type: ignore[arg-type]
+        if count > len(blocks):
+            raise UserError(f"train_blocks: {self._config.backbone} has {len(blocks)} blocks, got {count}")
+        return [*blocks[-count:], self.net.norm]  # type: ignore[list-item]
+
 
 def statistics(config: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel means and standard deviations (for images in [0, 1]) that the backbone's weights expect."""

@@ -36,7 +36,7 @@ MONTAGE = 4
 """Most strips of each split in the montage."""
 MOST_ROUNDS = 6
 """Most rounds of pseudo labels in a strip, evenly spaced."""
-_PREDICTIONS = {"end_to_end": "end-to-end", "end_to_end-labels": "labels known", "predict": "prediction"}
+_PREDICTIONS = {"end_to_end": "end-to-end", "end_to_end-labels": "labels known", "end_to_end-patches": "patches", "predict": "prediction"}
 """Stages that predict a split, and their titles."""
 _OWN = {"index.html", "gallery.png", "train", "val", "test"}
 _WHITE, _INK = (255, 255, 255), (34, 34, 34)

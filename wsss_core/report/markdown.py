@@ -102,13 +102,15 @@ def _notes(frame: pd.DataFrame) -> str:
                 f"- {_title(group)}: of the whole stage, reading and writing included, as its manifest has it; memory of the GPU where one was used, else of the process."
             )
             continue
-        said = {key: _distinct(part[key]) for key in ("split", "rule", "threshold", "image_labels", "walk", "crf", "scales", "flip")}
+        keys = ("split", "rule", "threshold", "image_labels", "walk", "crf", "source", "scales", "flip")
+        said = {key: _distinct(part[key]) for key in keys}
         facts = [f"split {said['split']}"]
         if not group.startswith(("classifier.", "patches.")):
             facts.append(f"threshold {said['threshold'] or 'none'} (rule {said['rule']})")
             facts.append(f"masked by image labels: {said['image_labels'] or 'not recorded'}")
             facts += [f"walk: {said['walk']}"] if said["walk"] not in ("", "none") else []
             facts.append(f"CRF: {said['crf'] or 'not recorded'}")
+            facts += [f"predictions of: {said['source']}"] if said["source"] else []
         facts.append(f"scales {said['scales'] or 'not recorded'}, flip {said['flip'] or 'not recorded'}")
         oracle = f" Oracle: {ORACLE}." if group.endswith(".oracle") else ""
         lines.append(f"- {_title(group)}: {'; '.join(facts)}.{oracle}")

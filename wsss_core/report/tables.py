@@ -34,6 +34,7 @@ SUBJECTS = {
     "pseudo": "Pseudo masks",
     "end_to_end": "End-to-end",
     "end_to_end-labels": "End-to-end, image labels known",
+    "end_to_end-patches": "End-to-end, patches",
     "patches": "Patch embeddings",
     "segmenter": "Segmenter",
     "cost": "Cost",
@@ -52,7 +53,7 @@ METRICS |= {
 METRICS |= COSTS
 RULES = ("oracle", "auto", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
-PROTOCOL = ("image_labels", "walk", "crf", "scales", "flip")
+PROTOCOL = ("image_labels", "walk", "crf", "source", "scales", "flip")
 HOW = ("split", "rule", "threshold", *PROTOCOL)
 COLUMNS = ("row", "column", "figure", "mean", "std", "n", "published", "printed", "about", *HOW)
 _MAIN = ("map", "miou", "mfdr", "mfnr", "boundary_f", "inter_class", "intra_class")
@@ -71,6 +72,7 @@ class Figure:
     image_labels: bool | None
     walk: str | None
     crf: str | None
+    source: str | None
     scales: Any
     flip: bool | None
 

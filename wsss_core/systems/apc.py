@@ -7,7 +7,7 @@ segment. No class activation map takes part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -28,7 +28,7 @@ from wsss_core.nn.patch_decoder import PatchDecoder
 from wsss_core.nn.pixel_adaptive import pixel_adaptive_refine
 from wsss_core.nn.pooling import pool_patches
 from wsss_core.refine.crf import CRF_PRESETS, crf_soft
-from wsss_core.systems.base import Batch, CamSystem, Progress, Run, Sample, SegmentSystem
+from wsss_core.systems.base import Batch, CamSystem, PatchSystem, Progress, Run, Sample
 
 _STRIDE = 4
 """Pixels of the image per cell of the labels that the decoder learns from."""
@@ -38,6 +38,8 @@ _CRF = replace(
     bilateral_sxy=CRF_PRESETS["vitpcm"].bilateral_sxy / _STRIDE,
 )
 """That of the predictions, in cells."""
+_EPS = 1e-6
+"""Probabilities count at least as this where they divide or a logarithm is taken."""
 
 
 class Patches(NamedTuple):
@@ -77,28 +79,33 @@ class ApcNet(nn.Module):
         return embeddings, self.classifier(embeddings).float().softmax(dim=1)
 
 
-class Apc(CamSystem, SegmentSystem):
+class Apc(CamSystem, PatchSystem):
     """Adaptive patch contrast.
 
     Notes
     -----
-    Ours, where the paper is silent: background is one of the classes, and in every image; the new layers alone, the decoder among them,
-    learn in the first epochs; the decoder's labels are the patch probabilities of the image's classes, refined at a quarter of the image's
-    resolution, where the best is more probable than `label_confidence`. Images are made squares of the size named, as in the paper, in training and
-    in tests (unless `resize` says otherwise).
+    Ours, where the paper is silent: background is one of the classes, and in every image; the new layers alone, without the decoder, learn in
+    the first epochs; the decoder's labels are the best of the image's classes, by scores that are comparable between classes (`label_scores`), refined
+    at a quarter of the image's resolution. Images are made squares of the size named, as in the paper, in training and in tests (unless `resize`
+    says otherwise).
     """
 
     config_type: ClassVar[type[Classifier]] = ApcClassifier
 
     def build(self) -> nn.Module:
-        """Return the network."""
-        return ApcNet(self.config, self.num_classes)
+        """Return the network; raises `UserError` if its transformer has fewer than `train_blocks` blocks."""
+        net = ApcNet(self.config, self.num_classes)
+        self._learning(net.features)
+        return net
 
     def before_epoch(self, epoch: int, run: Run) -> None:
-        """Let the transformer learn from `head_epochs` on."""
+        """Let the transformer, or the last of its blocks, learn from `head_epochs` on."""
         features = run.model.features
-        assert isinstance(features, nn.Module)
-        features.requires_grad_(epoch >= self.config.head_epochs)
+        assert isinstance(features, PatchFeatures)
+        features.requires_grad_(False)
+        if epoch >= self.config.head_epochs:
+            for module in self._learning(features):
+                module.requires_grad_(True)
 
     def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
         """Return the function from a record to image [3, S, S], label [C-1] and `padded` bool[S, S], which pixels are no image."""
@@ -106,16 +113,17 @@ class Apc(CamSystem, SegmentSystem):
         return lambda record: dict(zip(("image", "label", "padded"), padded_sample(record), strict=True))
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return the loss of the image's classes, of segmentation and, if asked for, the patch contrast (Eq. 7)."""
+        """Return the loss of the image's classes, from `label_from` on that of segmentation and, if asked for, the patch contrast (Eq. 7)."""
         config, images = self.config, batch["image"]
         labels = functional.pad(batch["label"], (1, 0), value=1.0)  # with background
         embeddings, scores, logits = model(images)
         patch_scores = _sequence(scores)
-        targets = self.pixel_labels(images, scores.detach(), labels, batch["padded"])
-        losses = {
-            "classification": probability_cross_entropy(self._pool(patch_scores), labels),
-            "segmentation": config.lambda_segmentation * pixel_cross_entropy(logits, targets),
-        }
+        losses = {"classification": probability_cross_entropy(self._pool(patch_scores), labels)}
+        if progress.epoch >= config.label_from:
+            targets = self.pixel_labels(images, scores.detach(), labels, batch["padded"])
+            losses["segmentation"] = config.lambda_segmentation * pixel_cross_entropy(logits, targets)
+            ignored, background = ((targets == value).float().mean() for value in (IGNORE, 0))
+            self.observe(labels_foreground=1 - ignored - background, labels_background=background, labels_ignored=ignored)
         if config.lambda_contrast > 0:
             contrast = patch_contrast(_sequence(embeddings), patch_scores, labels, config.epsilon)
             losses["contrast"] = config.lambda_contrast * contrast
@@ -132,21 +140,23 @@ class Apc(CamSystem, SegmentSystem):
         scores
             float32[N, C, h, w], the patches' probabilities.
         labels
-            [N, C], 1 for the classes of the image, background among them: no other gets a pixel. The probabilities of these are not scaled up
-            again: where the patch is sure of another class, all of them are low, and the pixel is ignored.
+            [N, C], 1 for the classes of the image, background among them: no other gets a pixel.
         padded
             bool[N, H, W], pixels that are no image: ignored.
         """
+        config = self.config
         size = [max(1, side // _STRIDE) for side in images.shape[-2:]]
         own = functional.interpolate(scores * labels[:, :, None, None], size=size, mode="nearest-exact")
         small = functional.interpolate(images.float(), size=size, mode="area")
-        if self.config.label_refinement == "pixel_adaptive":
-            own = pixel_adaptive_refine(small, own)
-        elif self.config.label_refinement == "crf":
+        outside = functional.interpolate(padded[:, None].float(), size=size, mode="nearest-exact") > 0
+        if config.label_scores == "peak":
+            own = _shares_of_peaks(own, ~outside)
+        if config.label_refinement == "pixel_adaptive":
+            own = pixel_adaptive_refine(small, own, _in_cells(config.label_dilations, max(size)), config.label_iterations)
+        elif config.label_refinement == "crf":
             own = torch.stack([self._crf(*pair) for pair in zip(small, own, strict=True)])
         confidence, best = own.max(dim=1)
-        outside = functional.interpolate(padded[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
-        return best.masked_fill((confidence <= self.config.label_confidence) | outside, IGNORE)
+        return best.masked_fill((confidence <= config.label_confidence) | outside[:, 0], IGNORE)
 
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the patches' probabilities of the foreground classes, and the logits of the image's scores."""
@@ -159,10 +169,19 @@ class Apc(CamSystem, SegmentSystem):
         assert isinstance(model, ApcNet)
         return model.segment(self._squared(images))
 
+    def segment_patches(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return ln Z, the logits of the patches' own probabilities (Sec. 2.1: "we map the patches to pixels as the segmentation result")."""
+        assert isinstance(model, ApcNet)
+        return model.classify(self._squared(images))[1].clamp(min=_EPS).log()
+
     def embed(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the refined patch embeddings [N, D, h, w]: what the patch contrast compares."""
         assert isinstance(model, ApcNet)
         return model.classify(self._squared(images))[0]
+
+    def _learning(self, features: PatchFeatures) -> list[nn.Module]:
+        """The parts of the transformer that learn at all."""
+        return [features] if self.config.train_blocks is None else features.last_blocks(self.config.train_blocks)
 
     def _pool(self, patch_scores: Tensor) -> Tensor:
         return pool_patches(patch_scores, self.config.pooling, self.config.k, self.config.theta)
@@ -180,6 +199,20 @@ class Apc(CamSystem, SegmentSystem):
         pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         refined = crf_soft(pixels.permute(1, 2, 0).cpu().numpy(), scores.cpu().numpy(), _CRF)
         return torch.from_numpy(refined).to(scores.device) * scores.sum(dim=0)
+
+
+def _shares_of_peaks(scores: Tensor, inside: Tensor) -> Tensor:
+    """Divide the scores [N, C, h, w] of each class by their maximum `inside` the image, bool[N, 1, h, w], then by their sum over classes.
+
+    Source: `merge_class_labels` of ViT-PCM's published code. A class whose scores are 0 everywhere keeps them; where those of all are, they stay 0.
+    """
+    scores = scores / (scores * inside).amax(dim=(2, 3), keepdim=True).clamp(min=_EPS)
+    return scores / scores.sum(dim=1, keepdim=True).clamp(min=_EPS)
+
+
+def _in_cells(shares: Sequence[float], side: int) -> list[int]:
+    """Return distances of cells, ascending, each once, of shares of an image that is `side` cells wide."""
+    return sorted({max(1, round(share * side)) for share in shares})
 
 
 def _sequence(maps: Tensor) -> Tensor:

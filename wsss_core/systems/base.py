@@ -182,3 +182,11 @@ class SegmentSystem(System):
     @abstractmethod
     def segment(self, model: nn.Module, images: Tensor) -> Tensor:
         """The test path. Return class logits [N, C, h, w] of images [N, 3, H, W], at any resolution."""
+
+
+class PatchSystem(SegmentSystem):
+    """Something whose trained model labels pixels by a decoder, and patches before it."""
+
+    @abstractmethod
+    def segment_patches(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The test path without the decoder. Return the patches' class logits [N, C, h, w] of images [N, 3, H, W]."""
