@@ -297,7 +297,9 @@ def test_a_single_stage_labels_and_predicts(planned: Callable[..., Plan], do: Ca
             image = read_image(index.image_path(record))
             expected = (by_patches if patches else predictor).labels(image, record.labels if known else None)
             mask = read_mask(directory / "masks" / f"{record.id}.png")
-            assert (mask == expected).mean() > 0.99  # the store rounds to float16, and so little trained networks are of two minds in many places
+            assert (
+                mask == expected
+            ).mean() > 0.99  # the store rounds to float16, and so little trained networks are of two minds in many places
             assert not known or set(np.unique(mask).tolist()) <= {0, *record.labels}
         figures = read_json(do(plan, f"evaluate-{name}") / "figures.json")
         assert figures["subject"] == name.partition("-")[0] and figures["split"] == split and figures["protocol"]["image_labels"] is known

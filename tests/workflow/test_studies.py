@@ -277,13 +277,27 @@ def test_the_presets_of_apc_have_the_papers_values(data: str) -> None:
     assert (tests.resize, chain.experiment.cams.resize, tests.scales, tests.crf) == (960, 960, (1.0,), "vitpcm")
     known = {name: chain.stages[name].parameters.get("image_labels", False) for name in ("pseudo", "end_to_end", "end_to_end-labels")}
     assert known == {"pseudo": True, "end_to_end": False, "end_to_end-labels": True} and "segmenter" not in chain.stages
+    # "The predicted category of each patch is directly mapped onto each pixel", and no word of epochs before that.
+    assert (network.label_scores, network.label_refinement, network.label_confidence, network.label_from) == ("probability", "none", 0, 0)
+    assert network.train_blocks is None and tests.source == "decoder"
+
+
+def test_of_the_small_study_of_apc_one_row_has_the_presets_labels() -> None:
+    rows = {chain.name: chain.stages["classifier"].parameters for chain in planned(WORKFLOW / "studies/apc.yaml").chains if chain.seed == 0}
+    preset = planned(WORKFLOW / "presets/voc12-apc.yaml").chains[0].stages["classifier"].parameters
+    labels = {"label_scores", "label_refinement", "label_confidence", "label_from"}
+    assert {key: rows["literal"][key] for key in labels} == {key: preset[key] for key in labels}
+    assert {key for key, value in rows["apc"].items() if rows["literal"].get(key) != value} == labels | {
+        "label_dilations",
+        "label_iterations",
+    }
 
 
 @pytest.mark.parametrize("study", ["apc", "apc_table8"])
 def test_the_components_of_apc_come_one_by_one(study: str) -> None:
     files = [WORKFLOW / f"studies/{study}.yaml"]
     plan = planned(*files if study == "apc" else (WORKFLOW / "presets/voc12-apc.yaml", *files))
-    chains = {chain.name: chain for chain in plan.chains if chain.seed == 0}
+    chains = {chain.name: chain for chain in plan.chains if chain.seed == 0 and chain.name != "literal"}
     parts = {}
     for name in ("vit", "vit+bilstm", "vit+bilstm+crf", "vit+bilstm+crf+akp", "apc"):
         network = chains[name].experiment.classifier

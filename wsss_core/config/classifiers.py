@@ -243,7 +243,7 @@ class ApcClassifier(Classifier):
     decoder_levels: Annotated[int, Field(ge=1)] = 4
     """How many of the transformer's blocks, evenly spaced, the segmentation branch merges."""
     label_scores: Literal["probability", "peak"] = "peak"
-    """What the segmentation branch's labels are the best of, for the image's own classes, background among them: the patches' probabilities, or each class's divided by its greatest of the image, then by their sum at the patch (ViT-PCM), so that a background that is surer than the object everywhere does not win."""
+    """What the segmentation branch's labels are the best of, among the image's own classes and background: the patches' probabilities, or each class's divided by its greatest of the image, then by their sum at the patch (ViT-PCM), so that a background that is surer than the object everywhere does not win; a class that is found nowhere then gets its best place all the same."""
     label_refinement: Literal["pixel_adaptive", "crf", "none"] = "pixel_adaptive"
     """What refines the patch predictions that the segmentation branch learns from: pixel-adaptive refinement, a dense CRF (slow: on the CPU, in each step), nothing."""
     label_dilations: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.025, 0.05)
@@ -251,7 +251,7 @@ class ApcClassifier(Classifier):
     label_iterations: Positive = 3
     """Of `pixel_adaptive`: number of steps. (AFA: 10.)"""
     label_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Where the best refined class is no more probable than this, the segmentation branch learns nothing."""
+    """Where the best refined class scores no more than this, the segmentation branch learns nothing: a probability; with `peak` its share of the scores of the image's classes, of which with a single tag one always has a half, so that values up to 0.5 ignore pixels only where several objects compete."""
     label_from: Annotated[int, Field(ge=0)] = 2
     """Epochs before the segmentation loss counts; unset: `head_epochs`, for before their end the labels are nearly all background."""
 
