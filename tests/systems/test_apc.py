@@ -91,10 +91,8 @@ def test_its_losses_are_the_papers() -> None:
     assert list(without) == ["classification", "segmentation"]
 
 
-@pytest.mark.parametrize(
-    ("keys", "first"), [({}, 2), ({"head_epochs": 4}, 4), ({"head_epochs": 4, "label_from": 1}, 1), ({"label_from": 0}, 0)]
-)
-def test_the_segmentation_counts_when_its_labels_are_worth_it(keys: dict[str, Any], first: int) -> None:
+@pytest.mark.parametrize(("keys", "first"), [({}, 0), ({"label_from": 2}, 2), ({"label_from": 3, "head_epochs": 0}, 3)])
+def test_the_segmentation_counts_from_the_epoch_that_is_named(keys: dict[str, Any], first: int) -> None:
     system, known = apc(**keys), Patches(torch.randn(4, 8, 4, 4), sure_scores(), torch.randn(4, 4, 4, 4))
     for epoch in range(6):
         losses = system.losses(lambda images: known, batch_of(), Progress(epoch, epoch, 15))  # type: ignore[arg-type]
@@ -217,7 +215,7 @@ def test_a_crf_may_refine_the_labels() -> None:
 
 
 def test_the_transformer_learns_after_the_head() -> None:
-    system = apc(head_epochs=2, label_confidence=0, label_from=0)
+    system = apc(head_epochs=2, label_confidence=0)
     model, batch = network(system).train(), batch_of()
     for epoch, learns in ((0, False), (1, False), (2, True), (3, True)):
         model.zero_grad()
@@ -361,7 +359,6 @@ def test_wrong_values_are_one_line(changes: dict[str, Any], message: str) -> Non
         ({}, {"label_dilations": [0.1]}, False),
         ({}, {"label_iterations": 9}, False),
         ({"label_refinement": "none"}, {"label_dilations": [0.1], "label_iterations": 9}, True),
-        ({}, {"label_from": 1}, True),  # where head_epochs end
         ({}, {"label_from": 2}, False),
         ({}, {"train_blocks": 2}, False),
     ],

@@ -277,7 +277,7 @@ def test_the_presets_of_apc_have_the_papers_values(data: str) -> None:
     assert (tests.resize, chain.experiment.cams.resize, tests.scales, tests.crf) == (960, 960, (1.0,), "vitpcm")
     known = {name: chain.stages[name].parameters.get("image_labels", False) for name in ("pseudo", "end_to_end", "end_to_end-labels")}
     assert known == {"pseudo": True, "end_to_end": False, "end_to_end-labels": True} and "segmenter" not in chain.stages
-    # "The predicted category of each patch is directly mapped onto each pixel", and no word of epochs before that.
+    # "The predicted category of each patch is directly mapped onto each pixel", and no word of epochs without that.
     assert (network.label_scores, network.label_refinement, network.label_confidence, network.label_from) == ("probability", "none", 0, 0)
     assert network.train_blocks is None and tests.source == "decoder"
 
@@ -285,7 +285,7 @@ def test_the_presets_of_apc_have_the_papers_values(data: str) -> None:
 def test_of_the_small_study_of_apc_one_row_has_the_presets_labels() -> None:
     rows = {chain.name: chain.stages["classifier"].parameters for chain in planned(WORKFLOW / "studies/apc.yaml").chains if chain.seed == 0}
     preset = planned(WORKFLOW / "presets/voc12-apc.yaml").chains[0].stages["classifier"].parameters
-    labels = {"label_scores", "label_refinement", "label_confidence", "label_from"}
+    labels = {"label_scores", "label_refinement", "label_confidence"}
     assert {key: rows["literal"][key] for key in labels} == {key: preset[key] for key in labels}
     assert {key for key, value in rows["apc"].items() if rows["literal"].get(key) != value} == labels | {
         "label_dilations",

@@ -252,19 +252,18 @@ class ApcClassifier(Classifier):
     """Of `pixel_adaptive`: number of steps. (AFA: 10.)"""
     label_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Where the best refined class scores no more than this, the segmentation branch learns nothing: a probability; with `peak` its share of the scores of the image's classes, of which with a single tag one always has a half, so that values up to 0.5 ignore pixels only where several objects compete."""
-    label_from: Annotated[int, Field(ge=0)] = 2
-    """Epochs before the segmentation loss counts; unset: `head_epochs`, for before their end the labels are nearly all background."""
+    label_from: Annotated[int, Field(ge=0)] = 0
+    """Epochs before the segmentation loss counts. (With `probability` the first labels are nearly all background, with `peak` they are not.)"""
 
     @model_validator(mode="before")
     @classmethod
-    def _what_begins_with_the_backbone(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+    def _rate_falls_when_the_backbone_starts(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("milestones") is not None:
             return values
         epochs, head = (values.get(key, cls.model_fields[key].default) for key in ("epochs", "head_epochs"))
         if not (isinstance(epochs, int) and isinstance(head, int) and 0 <= head < epochs):
             return values
-        unset = {key for key in ("milestones", "label_from") if values.get(key) is None}
-        return {**values, **{key: value for key, value in {"milestones": (head / epochs,), "label_from": head}.items() if key in unset}}
+        return {**values, "milestones": (head / epochs,)}
 
     @model_validator(mode="after")
     def _everything_learns(self) -> ApcClassifier:

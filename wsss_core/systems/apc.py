@@ -84,8 +84,8 @@ class Apc(CamSystem, PatchSystem):
 
     Notes
     -----
-    Ours, where the paper is silent: background is one of the classes, and in every image; the new layers alone, without the decoder, learn in
-    the first epochs; the decoder's labels are the best of the image's classes, by scores that are comparable between classes (`label_scores`), refined
+    Ours, where the paper is silent: background is one of the classes, and in every image; the new layers alone, the decoder among them,
+    learn in the first epochs; the decoder's labels are the best of the image's classes, by scores that are comparable between classes (`label_scores`), refined
     at a quarter of the image's resolution. Images are made squares of the size named, as in the paper, in training and in tests (unless `resize`
     says otherwise).
     """
