@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| attention | step | terms | share |\n| --- | --: | --: | --: |")
-    for attention in ("relu_cosine", "softmax_cosine", "none"):
+    for attention in ("centred_cosine", "softmax_dot", "relu_cosine", "softmax_cosine", "none"):
         step, terms = _measure(options, attention)
         print(f"| {attention} | {1e3 * step:.0f} ms | {1e3 * terms:.1f} ms | {terms / step:.1%} |")
 

@@ -13,14 +13,27 @@ from wsss_core.systems.puzzle import Puzzle, TwoBranches
 
 NETWORK: dict[str, Any] = {"backbone": "test_resnet", "weights": "none", "crop_size": 64, "resize": None}
 DEFAULTS = {
-    "attention": "relu_cosine",
+    "attention": "centred_cosine",
     "temperature": 0.1,
     "lambda_contrast": 0.5,
     "alpha": 0.25,
+    "foreground": "cam",
+    "pairs": "sharing",
     "present_only": True,
     "beta_reconstruction": 2.0,
     "ramp": 0.5,
+    "reconstruction_level": "cams",
+    "tile_statistics": False,
 }
+PAPER = {
+    "attention": "softmax_dot",
+    "foreground": "relu",
+    "pairs": "all",
+    "present_only": False,
+    "reconstruction_level": "logits",
+    "tile_statistics": True,
+}
+"""What is literal in the paper, or nearest to it, and not the default."""
 PUZZLE = {"attention": "none", "lambda_contrast": 0}
 """What makes `rsa_cfc` the plain Puzzle-CAM."""
 HALFWAY = Progress(2, 5, 20)
@@ -88,33 +101,45 @@ def by_equations(
         beta = values["beta_reconstruction"]
         if values["ramp"] and fraction < values["ramp"]:
             beta *= fraction / values["ramp"]
-        terms["reconstruction"] = beta * reconstruction(maps, merged, labels)
+        terms["reconstruction"] = beta * reconstruction(maps, merged, labels, values["reconstruction_level"])
     if values["lambda_contrast"]:
         present = labels if values["present_only"] else torch.ones_like(labels)
-        contrast = foreground_contrast(features, tile_maps, present, values["alpha"], weight_gives_gradient)
+        weights = foreground(tile_maps, count, values["foreground"])
+        shared = labels if values["pairs"] == "sharing" else torch.ones(count, 1)
+        contrast = foreground_contrast(features, weights, present, shared, values["alpha"], weight_gives_gradient)
         terms["contrast"] = values["lambda_contrast"] * contrast
     return terms
 
 
 def attended(features: Tensor, maps: Tensor, kernel: str, temperature: float) -> Tensor:
-    """Eqs. 4 to 6 with C_q inside the sum and cosines instead of products."""
+    """Eqs. 4 to 6 with C_q inside the sum."""
     if kernel == "none":
         return maps
     tiles = []
     for y, c in zip(features.flatten(2), maps.flatten(2), strict=True):
-        cells = []
-        for p in range(y.shape[1]):
-            total, weights = torch.zeros_like(c[:, 0]), 0.0
-            for q in range(y.shape[1]):
-                norms = y[:, p].norm() * y[:, q].norm()
-                cosine = (y[:, p] * y[:, q]).sum() / norms if norms.item() > 0 else norms
-                f = cosine.clamp(min=0) if kernel == "relu_cosine" else (cosine / temperature).exp()
-                if kernel == "relu_cosine" and p == q:
-                    f = f + 1e-5  # like itself, even where the features are 0
-                total, weights = total + f * c[:, q], weights + f
-            cells.append(total / weights)
-        tiles.append(torch.stack(cells, dim=1))
+        if kernel == "softmax_dot":  # as printed; the largest product is taken off above and below the fraction
+            products = y.T @ y
+            f = (products - products.max(dim=1, keepdim=True).values).exp()
+        else:
+            f = torch.stack([torch.stack([likeness(y, p, q, kernel, temperature) for q in range(y.shape[1])]) for p in range(y.shape[1])])
+        tiles.append(torch.stack([(f[p] * c).sum(dim=1) / f[p].sum() for p in range(y.shape[1])], dim=1))
     return torch.stack(tiles).view_as(maps)
+
+
+def likeness(y: Tensor, p: int, q: int, kernel: str, temperature: float) -> Tensor:
+    """The likeness f of the cells p and q of features [D, cells], with the decisions on cells that have no direction."""
+    if kernel == "centred_cosine":
+        if p == q:
+            return y.new_ones(())
+        least = 0.1 * y.detach().square().sum(dim=0).mean().sqrt()
+        one, other = (y[:, each] - y.mean(dim=1) for each in (p, q))
+        lengths = [torch.stack([each.norm(), least, y.new_tensor(1e-3)]).max() if each.any() else 1 for each in (one, other)]
+        return ((one * other).sum() / (lengths[0] * lengths[1])).clamp(min=0)
+    norms = y[:, p].norm() * y[:, q].norm()
+    cosine = (y[:, p] * y[:, q]).sum() / norms if norms.item() > 0 else norms
+    if kernel == "softmax_cosine":
+        return (cosine / temperature).exp()
+    return cosine.clamp(min=0) + 1e-5 * (p == q)  # like itself, even where the features are 0
 
 
 def put_together(tile_maps: Tensor, count: int) -> Tensor:
@@ -139,15 +164,22 @@ def classification(maps: Tensor, labels: Tensor) -> Tensor:
     return total / labels.numel()
 
 
-def reconstruction(maps: Tensor, merged: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 15 as a mean, the classes that an image does not show counting as 0."""
+def reconstruction(maps: Tensor, merged: Tensor, labels: Tensor, level: str) -> Tensor:
+    """Eq. 15 as a mean, the classes that an image does not show counting as 0; of logits, or of normalised CAMs."""
+    seen = normalised if level == "cams" else lambda plane: plane
     height, width = maps.shape[-2:]
     total = maps.new_zeros(())
     for image in range(len(maps)):
         for each in range(maps.shape[1]):
             if labels[image, each]:
-                total = total + (maps[image, each] - resized(merged[image, each], height, width)).abs().sum()
+                total = total + (seen(maps[image, each]) - seen(resized(merged[image, each], height, width))).abs().sum()
     return total / maps.numel()
+
+
+def normalised(plane: Tensor) -> Tensor:
+    """ReLU, divided by the maximum or, if that is below 1, by 1."""
+    shown = plane.clamp(min=0)
+    return shown / shown.max() if shown.max().item() > 1 else shown
 
 
 def resized(plane: Tensor, height: int, width: int) -> Tensor:
@@ -167,15 +199,32 @@ def resized(plane: Tensor, height: int, width: int) -> Tensor:
     return torch.stack(rows)
 
 
-def foreground_contrast(features: Tensor, maps: Tensor, present: Tensor, alpha: float, weight_gives_gradient: bool) -> Tensor:
-    """Eqs. 10 to 14 as a mean over pairs of images and of tiles that hold foreground."""
+def foreground(maps: Tensor, count: int, kind: str) -> Tensor:
+    """What of the tiles' maps weighs their features."""
+    if kind == "sigmoid":
+        return maps.sigmoid()
+    if kind == "cam":
+        merged = put_together(maps, count)
+        planes = torch.stack([torch.stack([normalised(plane) for plane in image]) for image in merged])
+        half, across = maps.shape[-2:]
+        corners = [(top, left) for top in (0, half) for left in (0, across)]
+        weights = torch.cat([planes[:, :, top : top + half, left : left + across] for top, left in corners])
+    else:
+        weights = maps.clamp(min=0)
+    return weights * (weights.mean(dim=(2, 3), keepdim=True) >= 0.05)  # next to nothing is nothing
+
+
+def foreground_contrast(
+    features: Tensor, weights: Tensor, present: Tensor, shared: Tensor, alpha: float, weight_gives_gradient: bool
+) -> Tensor:
+    """Eqs. 10 to 14 as a mean over pairs of images, with a class in common, and of tiles that hold foreground."""
     count = len(present)
 
     def vector(image: int, tile: int) -> Tensor:  # Eq. 10
         parts = []
-        for each in range(maps.shape[1]):
+        for each in range(weights.shape[1]):
             for channel in range(features.shape[1]):
-                plane = features[tile * count + image, channel] * maps[tile * count + image, each].sigmoid()
+                plane = features[tile * count + image, channel] * weights[tile * count + image, each]
                 parts.append(plane.sum() * present[image, each].item())
         return torch.stack(parts)
 
@@ -184,6 +233,8 @@ def foreground_contrast(features: Tensor, maps: Tensor, present: Tensor, alpha: 
     for i in range(count):
         for r in range(count):
             similarities = []
+            if not (shared[i] * shared[r]).any():
+                continue
             for one in vectors[i]:
                 for other in vectors[r]:
                     if i != r and one.norm().item() > 0 and other.norm().item() > 0:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from wsss_core.losses.contrast import foreground_contrast, foreground_vectors
+from wsss_core.losses.contrast import foreground_contrast, foreground_vectors, foreground_weights, sharing_pairs
+from wsss_core.nn.tiles import split
 
 
 def by_pairs(vectors: Tensor, alpha: float, eps: float) -> Tensor:
@@ -69,6 +71,59 @@ def test_like_foregrounds_cost_less_than_unlike_ones() -> None:
     alike = torch.ones(8, 4) + 0.1 * torch.rand(8, 4)
     unlike = torch.eye(8)
     assert float(foreground_contrast(alike)) < 0.1 < float(foreground_contrast(unlike))
+
+
+def test_of_all_pairs_those_that_share_a_class_count() -> None:
+    torch.manual_seed(0)
+    vectors = torch.rand(12, 7).requires_grad_()
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0]])
+    pairs = sharing_pairs(labels)
+    assert pairs.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    among = [foreground_contrast(vectors[torch.arange(12) % 3 != left_out]) for left_out in (1, 0)]
+    torch.testing.assert_close(foreground_contrast(vectors, pairs=pairs), torch.stack(among).mean())
+    torch.testing.assert_close(foreground_contrast(vectors, pairs=torch.ones(3, 3, dtype=torch.bool)), foreground_contrast(vectors))
+    nothing = foreground_contrast(vectors, pairs=sharing_pairs(torch.eye(3)))
+    assert float(nothing) == 0 and not torch.autograd.grad(nothing, vectors)[0].any()
+    assert not sharing_pairs(torch.zeros(2, 3)).any()
+
+
+def test_pairs_that_share_nothing_do_not_thin_out_the_others() -> None:
+    """Of 16 images two show one class, the others one each: their foregrounds are orthogonal, a constant without a gradient."""
+    torch.manual_seed(0)
+    labels = torch.eye(15)[[0, *range(15)]]
+    features, maps = torch.rand(64, 6, 2, 2), torch.ones(64, 15, 2, 2)
+    features.requires_grad_()
+    vectors = foreground_vectors(features, maps, labels.repeat(4, 1))
+    sharing, every = (foreground_contrast(vectors, pairs=pairs) for pairs in (sharing_pairs(labels), None))
+    (strong,), (weak,) = (torch.autograd.grad(loss, features, retain_graph=True) for loss in (sharing, every))
+    torch.testing.assert_close(strong, weak * 16 * 15 / 2)
+    assert float(every) > 5 and float(sharing) < 1
+
+
+@pytest.mark.parametrize("kind", ["cam", "relu", "sigmoid"])
+def test_what_weighs_the_features(kind: Literal["cam", "relu", "sigmoid"]) -> None:
+    torch.manual_seed(0)
+    whole = 3 * torch.randn(2, 3, 6, 8)
+    whole[0, 0, :3, :4] = -2.0  # nothing of the class in the top left tile
+    whole[0, 1] = 0.5 * torch.rand(6, 8) + 0.2  # nowhere 1
+    whole[1, 2, :3, :4] = -1.0
+    whole[1, 2, 0, 0] = 0.01  # next to nothing
+    expected = {"cam": whole.relu() / whole.amax(dim=(2, 3), keepdim=True).clamp(min=1), "relu": whole.relu(), "sigmoid": whole.sigmoid()}[
+        kind
+    ]
+    if kind != "sigmoid":
+        expected[1, 2, 0, 0] = 0
+    torch.testing.assert_close(foreground_weights(split(whole), kind), split(expected))
+    assert foreground_weights(split(whole).half(), kind).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["cam", "relu", "sigmoid"])
+@pytest.mark.parametrize("height", [1e-9, 1e-4, 1e-2, 0.04, 0.06, 1.0, 30.0])
+def test_no_foreground_is_so_faint_that_it_has_a_large_gradient(kind: Literal["cam", "relu", "sigmoid"], height: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, maps = torch.rand(8, 6, 4, 4, generator=generator), (height * torch.rand(8, 1, 4, 4, generator=generator)).requires_grad_()
+    foreground_contrast(foreground_vectors(features, foreground_weights(maps, kind))).backward()
+    assert maps.grad is not None and maps.grad.norm() < 1
 
 
 def test_the_tiles_have_to_come_in_fours() -> None:

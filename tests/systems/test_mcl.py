@@ -237,7 +237,7 @@ def test_pixel_correlation_compares_features_that_it_does_not_teach() -> None:
     module = PixelCorrelation(6, width=5)
     features, maps = torch.randn(2, 6, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4, requires_grad=True)
     attended = module(features, maps)
-    torch.testing.assert_close(attended, RegionalSelfAttention()(module.embed(features), maps))
+    torch.testing.assert_close(attended, RegionalSelfAttention("relu_cosine")(module.embed(features), maps))
     attended.square().sum().backward()
     assert features.grad is None and maps.grad is not None and module.embed.weight.grad is not None
 

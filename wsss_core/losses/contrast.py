@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from wsss_core.losses.precision import at_least_float32
+from wsss_core.losses.reconstruction import normalised_cams
+from wsss_core.nn.tiles import merge, split
+
+_LEAST_FOREGROUND = 0.05
+"""A class that weighs less than this in the mean over a tile's cells is not in the tile: the direction of next to nothing has a huge gradient."""
+
+
+def foreground_weights(maps: Tensor, kind: Literal["cam", "relu", "sigmoid"]) -> Tensor:
+    """Return how much of each class is in each cell of the four tiles of images: what the maps of RSA + CFC's Eq. 10 weigh features with.
+
+    Parameters
+    ----------
+    maps
+        [4N, G, m, n], Ĉ*, tile-major (as `tiles.split` orders them).
+    kind
+        `relu`: the maps without what is below 0. `cam`: these, divided by the maximum over the image's four tiles and by 1 at least
+        (`normalised_cams`). `sigmoid`: the class's probability.
+
+    Returns
+    -------
+    float32[4N, G, m, n], not negative; `cam` and `sigmoid` at most 1.
+
+    Notes
+    -----
+    Eq. 10 has Ĉ*, of which the paper's "final visual version" is ReLU'd: `relu` is nearest to it. (As it is, a map that crosses 0 gives a vector
+    next to nothing.) Of `cam` and `relu` a class whose mean weight in a tile is below 0.05 is 0 in it (ours). Of `sigmoid` it is not: its gradient has no
+    such places, but a tile without the object then has a foreground vector, too, that of its background.
+    """
+    if kind == "sigmoid":
+        return at_least_float32(maps).sigmoid()
+    weights = split(normalised_cams(merge(maps))) if kind == "cam" else at_least_float32(maps).relu()
+    return torch.where(weights.mean(dim=(2, 3), keepdim=True) >= _LEAST_FOREGROUND, weights, 0)
 
 
 def foreground_vectors(features: Tensor, maps: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -34,7 +67,7 @@ def foreground_vectors(features: Tensor, maps: Tensor, labels: Tensor | None = N
         return torch.einsum("ngp,ndp->ngd", maps.float().flatten(2), features.float().flatten(2)).flatten(1)
 
 
-def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e-5) -> Tensor:
+def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e-5, pairs: Tensor | None = None) -> Tensor:
     """Cross-image foreground contrast, CFC: -mean over pairs of different images of W_ir times the mean of log S_ir.
 
     S_ir is the 4 x 4 matrix of cosines between the tiles of images i and r (Eq. 11), W_ir = sigmoid(alpha * sum S_ir) their rank
@@ -48,10 +81,12 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
         Slope of the weight (0.25 in the paper).
     eps
         Added to the cosine inside the logarithm, where cosines below 0 count as 0 (and have no gradient).
+    pairs
+        bool[b, b], symmetric, the pairs of images that count, such as `sharing_pairs`. None: all, as in Eq. 14.
 
     Returns
     -------
-    Scalar >= -log(1 + eps); 0, with a gradient of 0, for a single image.
+    Scalar >= -log(1 + eps); 0, with a gradient of 0, for a single image and where no pair counts.
 
     Raises
     ------
@@ -81,6 +116,8 @@ def foreground_contrast(vectors: Tensor, *, alpha: float = 0.25, eps: float = 1e
     weight = torch.sigmoid(alpha * by_images(cosine.detach() * known))
     mean_log = by_images(torch.log(cosine.relu() + eps) * known) / tiles.clamp(min=1)
     different = (1 - torch.eye(count, device=vectors.device)) * (tiles > 0)
+    if pairs is not None:
+        different = different * pairs
     return -(weight * mean_log * different).sum() / different.sum().clamp(min=1)
 
 
@@ -172,6 +209,17 @@ def image_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     other = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     pairs = other & (count[:, None] > 0) & (count > 0)
     return pairs & (shared == count[:, None]) & (shared == count), pairs & (shared == 0)
+
+
+def sharing_pairs(labels: Tensor) -> Tensor:
+    """Return which images have a class in common, bool[N, N], of labels [N, C-1] (1 where the class is in the image).
+
+    Source: none; RSA + CFC's Eq. 14 goes over all pairs. Of two images without a common class the foregrounds of the classes that they show are
+    orthogonal: a constant without a gradient, by which the mean over the pairs that do pull is thinned out.
+    """
+    present = labels.float()
+    with torch.autocast(labels.device.type, enabled=False):
+        return present @ present.T > 0
 
 
 def pixel_contrast(features: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
