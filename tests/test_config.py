@@ -150,7 +150,18 @@ def test_the_published_values_of_the_systems_are_the_defaults() -> None:
     puzzle, rsa_cfc = (config.experiments[name].classifier for name in "pr")
     assert isinstance(puzzle, PuzzleClassifier) and isinstance(rsa_cfc, RsaCfcClassifier)
     assert (puzzle.beta_reconstruction, puzzle.ramp) == (rsa_cfc.beta_reconstruction, rsa_cfc.ramp) == (2, 0.5)
-    assert (rsa_cfc.lambda_contrast, rsa_cfc.alpha, rsa_cfc.attention, rsa_cfc.present_only) == (0.5, 0.25, "relu_cosine", True)
+    assert (rsa_cfc.lambda_contrast, rsa_cfc.alpha) == (0.5, 0.25)
+
+
+def test_what_is_not_the_papers_is_the_default_and_its_own_can_be_chosen() -> None:
+    ours = {"reconstruction_level": "cams", "tile_statistics": False}
+    papers = {"reconstruction_level": "logits", "tile_statistics": True}
+    own = {"attention": "centred_cosine", "foreground": "cam", "pairs": "sharing", "present_only": True}
+    their_own = {"attention": "softmax_dot", "foreground": "relu", "pairs": "all", "present_only": False}
+    for system, left, right in (("puzzle", ours, papers), ("rsa_cfc", ours | own, papers | their_own)):
+        for values, expected in (({}, left), (right, right)):
+            classifier = load_config({"experiments": {"a": {"classifier": {"system": system, **values}}}}).experiments["a"].classifier
+            assert {name: getattr(classifier, name) for name in expected} == expected
 
 
 def test_a_sweep_may_go_over_systems_and_their_own_keys() -> None:
@@ -212,7 +223,14 @@ def test_a_key_of_another_system_is_refused(system: str, key: str, value: Any) -
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"attention": "relu_cosin"}, "attention: expected 'relu_cosine', 'softmax_cosine' or 'none', got 'relu_cosin'; did you mean"),
+        (
+            {"attention": "relu_cosin"},
+            "attention: expected 'centred_cosine', 'softmax_dot', 'relu_cosine', 'softmax_cosine' or 'none', got 'relu_cosin'; did you mean",
+        ),
+        ({"foreground": "cams"}, "foreground: expected 'cam', 'relu' or 'sigmoid', got 'cams'; did you mean 'cam'"),
+        ({"pairs": "every"}, "pairs: expected 'sharing' or 'all', got 'every'"),
+        ({"reconstruction_level": "cam"}, "reconstruction_level: expected 'cams' or 'logits', got 'cam'; did you mean 'cams'"),
+        ({"tile_statistics": "perhaps"}, "tile_statistics: input should be a valid boolean"),
         ({"temperature": 0}, "temperature: input should be greater than 0"),
         ({"lambda_contrast": -1}, "lambda_contrast: input should be greater than or equal to 0"),
         ({"beta_reconstruction": -0.1}, "beta_reconstruction: input should be greater than or equal to 0"),

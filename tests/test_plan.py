@@ -90,7 +90,18 @@ def test_values_that_a_stage_does_not_use_change_no_id(tiny: Callable[..., Confi
 
 @pytest.mark.parametrize(
     "change",
-    [{"attention": "none"}, {"lambda_contrast": 1}, {"alpha": 1}, {"present_only": False}, {"beta_reconstruction": 1}, {"ramp": 0}],
+    [
+        {"attention": "none"},
+        {"lambda_contrast": 1},
+        {"alpha": 1},
+        {"foreground": "relu"},
+        {"pairs": "all"},
+        {"present_only": False},
+        {"beta_reconstruction": 1},
+        {"ramp": 0},
+        {"reconstruction_level": "logits"},
+        {"tile_statistics": True},
+    ],
 )
 def test_a_value_of_a_system_reruns_from_the_classifier(tiny: Callable[..., Config], change: dict[str, Any]) -> None:
     system = {"classifier": {"system": "rsa_cfc"}}
@@ -145,8 +156,12 @@ OFF = {"attention": "none", "lambda_contrast": 0, "beta_reconstruction": 0}
         (RSA_CFC, {"present_only": False}, False),
         (RSA_CFC, {"ramp": 0}, False),
         ({**RSA_CFC, **OFF}, {"alpha": 1, "present_only": False, "ramp": 0, "temperature": 0.5}, True),
+        ({**RSA_CFC, **OFF}, {"foreground": "relu", "pairs": "all", "reconstruction_level": "logits"}, True),
+        ({**RSA_CFC, **OFF}, {"tile_statistics": True}, False),
+        (RSA_CFC, {"foreground": "sigmoid"}, False),
         ({"system": "puzzle"}, {"ramp": 0}, False),
-        ({"system": "puzzle", "beta_reconstruction": 0}, {"ramp": 0}, True),
+        ({"system": "puzzle"}, {"reconstruction_level": "logits"}, False),
+        ({"system": "puzzle", "beta_reconstruction": 0}, {"ramp": 0, "reconstruction_level": "logits"}, True),
         ({}, {"milestones": [0.2], "gamma": 0.5}, True),
         ({}, {"power": 1}, False),
         ({}, {"momentum": 0.5}, False),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import metrics, prepared, stage_at
 from safetensors.torch import load_file
+from two_branches import PAPER
 
 from wsss_core.engine import loop
 from wsss_core.engine.models import load_model
@@ -90,6 +91,7 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
         ({"optimizer": "adam"}, Cam, "losses"),
         ({"system": "puzzle"}, Puzzle, "puzzle_losses"),
         ({"system": "rsa_cfc"}, Puzzle, "puzzle_losses"),
+        ({"system": "rsa_cfc", **PAPER}, Puzzle, "puzzle_losses"),
         ({"system": "mcl", "crop_pair": 48, "image_from": 0, "pixel_from": 1, "region_from": 2}, Mcl, "losses"),
         (
             {"system": "apc", "backbone": "test_vit", "resize": "square", "head_epochs": 2},
@@ -98,7 +100,7 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
         ),  # killed before the backbone learns
         ({"system": "apc", "backbone": "test_vit", "resize": "square", "head_epochs": 1}, Apc, "losses"),
     ],
-    ids=["sgd", "adam", "puzzle", "rsa_cfc", "mcl", "apc-head", "apc"],
+    ids=["sgd", "adam", "puzzle", "rsa_cfc", "rsa_cfc-paper", "mcl", "apc-head", "apc"],
 )
 def test_a_killed_training_resumes_and_ends_the_same(
     planned: Callable[..., Plan],

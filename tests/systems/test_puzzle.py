@@ -154,14 +154,36 @@ def test_one_step_moves_all_that_trains_and_nothing_else(system: str) -> None:
     for name, value in start.named_buffers():
         assert not torch.equal(model.get_buffer(name), value), name
         if name.endswith("num_batches_tracked"):
-            assert model.get_buffer(name) - value == 2, name  # the image and the tiles
+            assert model.get_buffer(name) - value == 1, name  # the whole images
     assert all(torch.equal(batch[name], value) for name, value in given.items())
     assert torch.equal(torch.get_rng_state(), generator) and model.training
 
 
 @BOTH
+def test_the_running_statistics_are_those_of_whole_images(system: str) -> None:
+    """Those that a step of the plain classifier leaves, though the tiles train by their own; as the published code has it: of both."""
+    batch, plain = batch_of((65, 47)), cam_system()
+    cam = plain.build()
+    cam.load_state_dict(network().state_dict())
+    plain.losses(cam.train(), batch, HALFWAY)
+    expected = dict(cam.named_buffers())
+    outputs = []
+    for tile_statistics in (False, True):
+        made, model = puzzle_system(system, tile_statistics=tile_statistics), network(mode=True)
+        model.tile_statistics = tile_statistics
+        outputs.append(total(made.losses(model, batch, HALFWAY)))
+        found = dict(model.named_buffers())
+        assert found.keys() == expected.keys()
+        same = [torch.equal(value, expected[name]) for name, value in found.items()]
+        assert not any(same) if tile_statistics else all(same)
+        assert model.tile_statistics is made.build().tile_statistics is tile_statistics
+    assert torch.equal(*outputs)
+
+
+@BOTH
 def test_batch_normalisation_sees_the_image_and_then_the_tiles(system: str) -> None:
     model, batch = network(mode=True), batch_of()
+    model.tile_statistics = True
     name, norm = next((name, module) for name, module in model.features.named_modules() if isinstance(module, nn.BatchNorm2d))
     before, seen = norm.running_mean.clone(), []  # type: ignore[union-attr]
     handle = norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
@@ -241,12 +263,14 @@ def test_a_chain_trains_with_tiles_and_makes_cams(planned: Callable[..., Plan], 
     directory = plan.directory(plan.chains[0].stages["classifier"])
     frame = pd.read_csv(directory / "metrics.csv")
     terms = ["classification", "classification_tiles", "reconstruction", *(["contrast"] if system == "rsa_cfc" else [])]
-    assert list(frame.columns) == ["step", "epoch", "lr", *terms, "total", "images_per_second"]
+    observed = ["observed.attention_kept"] if system == "rsa_cfc" else []
+    assert list(frame.columns) == ["step", "epoch", "lr", *terms, "total", *observed, "images_per_second"]
+    assert all(frame[name].between(0, 1.5).all() for name in observed)
     assert np.isfinite(frame.to_numpy()).all() and (frame[terms] != 0).all(axis=None)
     np.testing.assert_allclose(frame[terms].sum(axis=1), frame["total"])
     assert read_json(directory / "model.json")["parameters"]["system"] == system
     trained = load_file(directory / "model.safetensors")
-    assert trained["features.net.bn1.num_batches_tracked"] == 2 * 6
+    assert trained["features.net.bn1.num_batches_tracked"] == 6
     with ScoreStore(cams / "scores.h5") as store:
         assert len(store) == 12
         assert any(scores.size and scores.max() > 0 for _, scores, _ in store)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from two_branches import DEFAULTS, HALFWAY, NETWORK, PUZZLE, Given, by_equations, gradients, losses_of, outputs_of, puzzle_system
+from two_branches import DEFAULTS, HALFWAY, NETWORK, PAPER, PUZZLE, Given, by_equations, gradients, losses_of, outputs_of, puzzle_system
 
 from wsss_core.losses.contrast import foreground_contrast
 from wsss_core.systems.base import Progress
@@ -26,16 +26,23 @@ def numbers(losses: dict[str, Tensor]) -> dict[str, float]:
 
 CHANGES: list[dict[str, Any]] = [
     {},
+    PAPER,
     {"attention": "none"},
+    {"attention": "softmax_dot"},
+    {"attention": "relu_cosine"},
     {"attention": "softmax_cosine"},
     {"attention": "softmax_cosine", "temperature": 0.5},
     {"lambda_contrast": 0},
+    {"foreground": "relu"},
+    {"foreground": "sigmoid"},
+    {"pairs": "all"},
+    {"reconstruction_level": "logits"},
     {"lambda_contrast": 1.5, "alpha": 1},
     {"beta_reconstruction": 0},
     {"beta_reconstruction": 3, "ramp": 0},
     {"present_only": False},
 ]
-NAMES = [",".join(f"{name}={value}" for name, value in changes.items()) or "defaults" for changes in CHANGES]
+NAMES = ["defaults", "paper", *(",".join(f"{name}={value}" for name, value in changes.items()) for changes in CHANGES[2:])]
 
 
 @pytest.mark.parametrize("grids", [SAME, OTHER], ids=["same", "other"])
@@ -56,7 +63,7 @@ def test_the_losses_are_those_of_the_paper(grids: Any, labels: Tensor, changes: 
     assert all(torch.equal(one, other) for one, other in zip((*outputs, labels), before, strict=True))
 
 
-def test_the_published_values_are_the_defaults() -> None:
+def test_the_values_that_the_equations_take_are_the_defaults() -> None:
     config = puzzle_system().config
     assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
 
@@ -84,11 +91,17 @@ def test_without_both_modules_it_is_puzzle_cam_to_the_bit(grids: Any) -> None:
     ("changes", "touched"),
     [
         ({"attention": "softmax_cosine"}, {"classification_tiles", "reconstruction", "contrast"}),
+        ({"attention": "softmax_dot"}, {"classification_tiles", "reconstruction", "contrast"}),
         ({"attention": "none"}, {"classification_tiles", "reconstruction", "contrast"}),
-        ({"temperature": 0.5}, set()),  # of the other kernel
+        ({"temperature": 0.5}, set()),  # of another kernel
         ({"attention": "none", "temperature": 0.5}, {"classification_tiles", "reconstruction", "contrast"}),
         ({"alpha": 1}, {"contrast"}),
         ({"present_only": False}, {"contrast"}),
+        ({"foreground": "relu"}, {"contrast"}),
+        ({"foreground": "sigmoid"}, {"contrast"}),
+        ({"pairs": "all"}, {"contrast"}),
+        ({"reconstruction_level": "logits"}, {"reconstruction"}),
+        ({"tile_statistics": True}, set()),  # of the network
         ({"lambda_contrast": 1}, {"contrast"}),
         ({"lambda_contrast": 0}, {"contrast"}),
         ({"beta_reconstruction": 1}, {"reconstruction"}),
@@ -113,9 +126,28 @@ def test_just_classes_of_the_image_are_foreground() -> None:
     outputs = outputs_of(3, *SAME)
     shown = LABELS.bool().repeat(4, 1)  # tile-major
     wild = outputs._replace(tile_maps=torch.where(shown[:, :, None, None], outputs.tile_maps, torch.full_like(outputs.tile_maps, 50.0)))
-    for present_only in (True, False):
-        one, other = (losses_of(each, LABELS, attention="none", present_only=present_only)["contrast"] for each in (outputs, wild))
-        assert torch.equal(one, other) is present_only
+    for foreground in ("cam", "relu", "sigmoid"):
+        for present_only in (True, False):
+            changes = {"attention": "none", "present_only": present_only, "foreground": foreground}
+            one, other = (losses_of(each, LABELS, **changes)["contrast"] for each in (outputs, wild))
+            assert torch.equal(one, other) is present_only
+
+
+def test_images_without_a_common_class_are_no_pair() -> None:
+    """Of three images the first two share a class. The third may look like anything, unless all pairs count."""
+    labels, outputs = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]), outputs_of(3, *SAME)
+    features = outputs.tile_features.detach().clone()
+    features[2::3] = features[2::3].flip(1) * 3  # tile-major: those of the third
+    changed = outputs._replace(tile_features=features)
+    for pairs in ("sharing", "all"):
+        one, other = (losses_of(each, labels, attention="none", pairs=pairs, present_only=False)["contrast"] for each in (outputs, changed))
+        assert torch.equal(one, other) is (pairs == "sharing")
+    third = gradients({"contrast": losses_of(outputs, labels)["contrast"]}, outputs)[2][2::3]
+    assert not third.any()
+    apart = losses_of(outputs, torch.eye(3))["contrast"]
+    assert apart.item() == 0 and not any(each.any() for each in gradients({"contrast": apart}, outputs))
+    first_two = TwoBranches(*(each[torch.arange(len(each)) % 3 < 2] for each in outputs))
+    torch.testing.assert_close(losses_of(first_two, labels[:2])["contrast"], losses_of(outputs, labels)["contrast"])
 
 
 def test_the_rank_weight_ranks_and_is_not_learned() -> None:
@@ -129,7 +161,7 @@ def test_the_rank_weight_ranks_and_is_not_learned() -> None:
         assert (right - wrong).norm() > 0.01 * right.norm()
 
 
-FLOWS = [
+FLOWS: list[tuple[str, dict[str, Any], tuple[bool, ...]]] = [
     ("classification", {}, (True, False, False)),
     ("classification_tiles", {}, (False, True, True)),
     ("classification_tiles", {"attention": "none"}, (False, False, True)),
@@ -147,13 +179,25 @@ def test_gradients_flow_where_they_should(term: str, changes: dict[str, Any], fl
     assert tuple(bool(each.any()) for each in found) == flows
 
 
-@pytest.mark.parametrize("height", [0.0, 1e-6, -1e-6, 9.0, -9.0])
+@pytest.mark.parametrize("height", [0.0, 1e-6, -1e-6, 0.04, 0.06, 9.0, -9.0])
 def test_no_height_of_the_maps_gives_the_contrast_a_large_gradient(height: float) -> None:
     """Not where maps cross 0 either, where a foreground vector of the maps themselves would vanish and its direction turn with every breath."""
     outputs = outputs_of(3, *SAME)
     flat = outputs._replace(tile_maps=(height + 1e-6 * outputs.tile_maps).detach().requires_grad_())
-    found = gradients({"contrast": losses_of(flat, LABELS, attention="none")["contrast"]}, flat)[2]
-    assert 0 < found.norm() < 1
+    for foreground in ("cam", "relu", "sigmoid"):
+        found = gradients({"contrast": losses_of(flat, LABELS, attention="none", foreground=foreground)["contrast"]}, flat)[2]
+        assert found.norm() < 2
+        assert bool(found.any()) is (foreground == "sigmoid" or height > 0.05)  # next to nothing is no foreground
+
+
+def test_a_tile_without_the_object_has_a_foreground_for_the_sigmoid_alone() -> None:
+    outputs = outputs_of(3, *SAME)
+    maps = outputs.tile_maps.detach().abs() + 1
+    maps[:3] = -3  # the top left tiles
+    outputs = outputs._replace(tile_maps=maps.requires_grad_())
+    for foreground in ("cam", "relu", "sigmoid"):
+        found = gradients({"contrast": losses_of(outputs, LABELS, attention="none", foreground=foreground)["contrast"]}, outputs)
+        assert bool(found[1][:3].any()) is (foreground == "sigmoid") and found[1][3:].any()
 
 
 def test_the_foreground_is_that_of_the_attended_maps() -> None:
@@ -172,6 +216,20 @@ def test_the_foreground_is_that_of_the_attended_maps() -> None:
     assert alike < partly < 0.5 * without < unlike
 
 
+def test_how_much_the_attention_keeps_is_observed() -> None:
+    features = torch.zeros(8, 2, 1, 4)
+    features[:, 0, :, :2], features[:, 1, :, 2:] = 1, 1  # two and two cells that are alike
+    tile_maps = torch.tensor([3.0, 1, -1, -3]).expand(8, 2, 1, 4)
+    outputs = TwoBranches(torch.zeros(2, 2, 2, 8), features, tile_maps)
+    system = puzzle_system(classes=3)
+    system.losses(Given(outputs), {"image": torch.zeros(0), "label": torch.ones(2, 2)}, HALFWAY)
+    assert {name: value.item() for name, value in system.observed().items()} == {"attention_kept": pytest.approx(2 / 5**0.5)}
+    for kernel in ("none", "softmax_dot"):
+        system = puzzle_system(classes=3, attention=kernel)
+        system.losses(Given(outputs), {"image": torch.zeros(0), "label": torch.ones(2, 2)}, HALFWAY)
+        assert set(system.observed()) == (set() if kernel == "none" else {"attention_kept"})
+
+
 ODD_OUTPUTS = {
     "one image": (outputs_of(1, *SAME), LABELS[:1]),
     "one image without a class": (outputs_of(1, *OTHER), torch.zeros(1, 3)),
@@ -180,20 +238,23 @@ ODD_OUTPUTS = {
     "no positive map": (TwoBranches(*((each - 9).detach().requires_grad_() for each in outputs_of(3, *SAME))), LABELS),
     "constant maps": (outputs_of(3, *SAME)._replace(tile_maps=torch.full((12, 3, 2, 3), 1e-20, requires_grad=True)), LABELS),
     "dead tiles": (outputs_of(3, *SAME)._replace(tile_features=torch.zeros(12, 5, 2, 3, requires_grad=True)), LABELS),
+    "no features but one": (outputs_of(3, *SAME)._replace(tile_features=torch.ones(12, 5, 2, 3, requires_grad=True)), LABELS),
     "large": (TwoBranches(*((1e3 * each).detach().requires_grad_() for each in outputs_of(3, *SAME, channels=2048))), LABELS),
     "tiles of one cell": (outputs_of(3, (2, 2), (1, 1)), LABELS),
 }
 
 
-@pytest.mark.parametrize("attention", ["relu_cosine", "softmax_cosine", "none"])
+@pytest.mark.parametrize("attention", ["centred_cosine", "softmax_dot", "relu_cosine", "softmax_cosine", "none"])
+@pytest.mark.parametrize("foreground", ["cam", "relu", "sigmoid"])
 @pytest.mark.parametrize("case", ODD_OUTPUTS)
-def test_odd_outputs_give_finite_losses_and_gradients(case: str, attention: str) -> None:
+def test_odd_outputs_give_finite_losses_and_gradients(case: str, foreground: str, attention: str) -> None:
     outputs, labels = ODD_OUTPUTS[case]
-    losses = losses_of(outputs, labels, attention=attention)
+    losses = losses_of(outputs, labels, attention=attention, foreground=foreground)
     assert set(losses) == {"classification", "classification_tiles", "reconstruction", "contrast"}
     assert all(math.isfinite(value) for value in numbers(losses).values())
     assert all(each.isfinite().all() for each in gradients(losses, outputs))
     nothing_to_compare = case in ("one image", "one image without a class", "no image with a class", "maps of zeros", "dead tiles")
+    nothing_to_compare |= foreground != "sigmoid" and case in ("no positive map", "constant maps")
     contrast = gradients({"contrast": losses["contrast"]}, outputs)
     assert (numbers(losses)["contrast"] == 0) is nothing_to_compare
     assert any(each.any() for each in contrast) is not nothing_to_compare

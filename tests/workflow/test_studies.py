@@ -25,7 +25,7 @@ NETWORKS = {
 def test_the_rows_of_the_ablation_differ_as_they_should() -> None:
     plan = planned(WORKFLOW / "presets/voc12-rsa-cfc.yaml", WORKFLOW / "studies/rsa_cfc_table7.yaml")
     classifiers = {chain.name: chain.stages["classifier"].parameters for chain in plan.chains}
-    contrast = {"alpha", "present_only"}
+    contrast = {"alpha", "foreground", "pairs", "present_only"}
     own = {"attention", "lambda_contrast"} | contrast
     assert {name: values["system"] for name, values in classifiers.items()} == {
         "rsa-cfc": "rsa_cfc",
@@ -39,6 +39,45 @@ def test_the_rows_of_the_ablation_differ_as_they_should() -> None:
     assert classifiers["puzzle-cfc"] == {**full, "attention": "none"}
     assert classifiers["puzzle-rsa"] == {**{key: value for key, value in full.items() if key not in contrast}, "lambda_contrast": 0.0}
     assert classifiers["puzzle"] == {**{key: value for key, value in full.items() if key not in own}, "system": "puzzle"}
+
+
+LITERAL = {"reconstruction_level": "logits", "tile_statistics": True}
+LITERAL_CFC = {"foreground": "relu", "pairs": "all", "present_only": False}
+
+
+@pytest.mark.parametrize(("preset", "study"), [("voc12", 1), ("voc12", 2), ("voc12", 5), ("voc12", 7), ("coco14", 6), ("shapes", 7)])
+def test_the_tables_of_rsa_cfc_have_the_papers_literal_losses(preset: str, study: int) -> None:
+    plan = planned(WORKFLOW / f"presets/{preset}-rsa-cfc.yaml", WORKFLOW / f"studies/rsa_cfc_table{study}.yaml")
+    for chain in plan.chains:
+        found = chain.stages["classifier"].parameters
+        expected = {} if found["system"] == "cam" else dict(LITERAL)
+        if found["system"] == "rsa_cfc":
+            expected["attention"] = "none" if chain.name == "puzzle-cfc" else "softmax_dot"
+            expected |= {} if chain.name == "puzzle-rsa" else LITERAL_CFC
+        assert {name: found[name] for name in expected} == expected, chain.name
+
+
+def test_figure_7_has_its_network_and_the_papers_losses() -> None:
+    paths = WORKFLOW / "presets/voc12-rsa-cfc.yaml", WORKFLOW / "studies/rsa_cfc_figure7.yaml"
+    classifiers = {chain.name: chain.stages["classifier"].parameters for chain in planned(*paths).chains}
+    seventh = {
+        chain.name: chain.stages["classifier"].parameters for chain in planned(paths[0], WORKFLOW / "studies/rsa_cfc_table7.yaml").chains
+    }
+    assert set(classifiers) == {"puzzle-cfc", "puzzle-rsa", "rsa-cfc"}
+    for name, values in classifiers.items():
+        assert {key for key in values if values[key] != seventh[name].get(key)} == {"backbone", "snapshots"}
+        assert values["backbone"] == "resnest101e"
+    made = planned(paths[1], WORKFLOW / "presets/shapes-rsa-cfc.yaml")
+    assert {chain.stages["classifier"].parameters["backbone"] for chain in made.chains} == {"test_resnet"}
+
+
+def test_the_tiles_of_the_small_study_are_large_enough_and_the_trials_have_its_classifier() -> None:
+    study, trials = (planned(WORKFLOW / f"studies/rsa_cfc{name}.yaml") for name in ("", "_trials"))
+    classifiers = {chain.name: chain.stages["classifier"] for chain in study.chains if chain.seed == 0}
+    assert all(stage.parameters["crop_size"] >= 2 * 128 for stage in classifiers.values())
+    tried = {chain.name: chain.stages["classifier"] for chain in trials.chains}
+    assert {name for name, stage in tried.items() if stage.id in {each.id for each in classifiers.values()}} == {"puzzle", "rsa-cfc"}
+    assert len({stage.id for stage in tried.values()}) == len(tried)
 
 
 def test_all_three_networks_of_a_chain_are_those_that_the_study_names() -> None:

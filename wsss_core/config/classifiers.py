@@ -46,11 +46,15 @@ class _Puzzle(Classifier):
     """Weight β of the L1 reconstruction loss between the maps of the whole image and those of its four tiles; 0: without it."""
     ramp: Fraction = 0.5
     """Fraction of the training over which that weight rises linearly from 0 to β; 0: it is β from the start."""
+    reconstruction_level: Literal["cams", "logits"] = "cams"
+    """What that loss compares: `cams`, the maps without what is below 0, divided by their maximum per image and class (by 1 at least); `logits`, the maps as they are (the paper; harmful with tiles below about 256 pixels)."""
+    tile_statistics: bool = False
+    """Whether tiles count in the running statistics of batch normalisation (the published code); false: those are of whole images alone, which is what tests see."""
 
     @property
     def unused(self) -> set[str]:
         """See `Training`."""
-        return super().unused | (set() if self.beta_reconstruction else {"ramp"})
+        return super().unused | (set() if self.beta_reconstruction else {"ramp", "reconstruction_level"})
 
 
 class PuzzleClassifier(_Puzzle):
@@ -65,14 +69,18 @@ class RsaCfcClassifier(_Puzzle):
 
     system: Literal["rsa_cfc"]
     """RSA + CFC."""
-    attention: Literal["relu_cosine", "softmax_cosine", "none"] = "relu_cosine"
-    """Kernel of the regional self-attention: max(0, cosine), exp(cosine / `temperature`), or `none`: without RSA."""
+    attention: Literal["centred_cosine", "softmax_dot", "relu_cosine", "softmax_cosine", "none"] = "centred_cosine"
+    """Kernel of the regional self-attention: `centred_cosine` max(0, cosine of the features less their mean over the tile); `softmax_dot` exp(scalar product), the paper's; `relu_cosine` max(0, cosine), nearly the mean over the tile; `softmax_cosine` exp(cosine / `temperature`); `none`: without RSA."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """Of `softmax_cosine`: the smaller, the more the most similar cells alone count."""
     lambda_contrast: Weight = 0.5
     """Weight λ of the cross-image foreground contrast; 0: without CFC."""
     alpha: Weight = 0.25
     """Slope α of the rank weight of a pair of images."""
+    foreground: Literal["cam", "relu", "sigmoid"] = "cam"
+    """What of the maps weighs the features in the foreground vectors: `cam`, what is above 0, divided by its maximum per image and class (by 1 at least); `relu`, what is above 0 (nearest to the paper); `sigmoid`, the probability."""
+    pairs: Literal["sharing", "all"] = "sharing"
+    """Pairs of images over which the contrast is a mean: those that have a class in common, or `all` (the paper)."""
     present_only: bool = True
     """Whether the maps of classes that the image does not show are left out of the foreground vectors; false: all classes count."""
 
@@ -80,7 +88,7 @@ class RsaCfcClassifier(_Puzzle):
     def unused(self) -> set[str]:
         """See `Training`."""
         kernel = set() if self.attention == "softmax_cosine" else {"temperature"}
-        return super().unused | kernel | (set() if self.lambda_contrast else {"alpha", "present_only"})
+        return super().unused | kernel | (set() if self.lambda_contrast else {"alpha", "foreground", "pairs", "present_only"})
 
 
 class OwnLabels(Block):

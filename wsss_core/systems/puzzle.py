@@ -6,14 +6,16 @@ is often missing, so the tiles' maps lie on more of the object. Both have to agr
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_core.config import Classifier, PuzzleClassifier
+from wsss_core.config import Classifier, PuzzleClassifier, RsaCfcClassifier
 from wsss_core.losses.classification import multilabel_soft_margin
 from wsss_core.losses.reconstruction import masked_l1
+from wsss_core.nn.normalisation import without_running_statistics
 from wsss_core.nn.tiles import merge, split
 from wsss_core.systems.base import Batch, Progress
 from wsss_core.systems.cam import Cam, CamNet
@@ -38,6 +40,10 @@ class TwoBranches(NamedTuple):
 class PuzzleNet(CamNet):
     """Backbone and 1x1 classifier, for whole images and for tiles."""
 
+    def __init__(self, config: PuzzleClassifier | RsaCfcClassifier, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.tile_statistics = config.tile_statistics
+
     def forward(self, images: Tensor, tiles: bool = False) -> Tensor | TwoBranches:  # type: ignore[override]
         """Return the maps [N, G, h, w] of the whole images, as `CamNet`; with `tiles` those of both branches.
 
@@ -47,7 +53,8 @@ class PuzzleNet(CamNet):
         if not tiles:
             return maps
         height, width = images.shape[-2:]
-        tile_features, _ = self.features(split(functional.pad(images, (0, width % 2, 0, height % 2))))
+        with nullcontext() if self.tile_statistics else without_running_statistics(self.features):
+            tile_features, _ = self.features(split(functional.pad(images, (0, width % 2, 0, height % 2))))
         return TwoBranches(maps, tile_features, self.classifier(tile_features))
 
 
@@ -56,8 +63,11 @@ class Puzzle(Cam):
 
     Notes
     -----
-    The test path is the plain classifier's: the whole image alone. Decisions: the maps enter the losses without ReLU, and the
-    reconstruction is a mean over all cells and classes, those of absent classes being 0 (both as in the published code).
+    The test path is the plain classifier's: the whole image alone. Decisions: the maps enter the classification without ReLU, and the
+    reconstruction is a mean over all cells and classes, those of absent classes being 0 (both as in the published code). It compares the maps as
+    they are seen, `reconstruction_level: cams`; on the logits the cheapest way to agree is to put a class on what looks alike in image and tile, its
+    surroundings, unless tiles are large. The running statistics of batch normalisation are those of whole images, which the test path sees
+    (`tile_statistics`; ours).
     """
 
     config_type: ClassVar[type[Classifier]] = PuzzleClassifier
@@ -79,7 +89,7 @@ class Puzzle(Cam):
             "classification_tiles": multilabel_soft_margin(merged.mean(dim=(2, 3)), labels),
         }
         if self.config.beta_reconstruction > 0:
-            losses["reconstruction"] = self.beta(progress) * masked_l1(maps, merged, labels)
+            losses["reconstruction"] = self.beta(progress) * masked_l1(maps, merged, labels, self.config.reconstruction_level)
         return losses
 
     def beta(self, progress: Progress) -> float:

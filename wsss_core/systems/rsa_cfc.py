@@ -12,8 +12,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from wsss_core.config import RsaCfcClassifier
-from wsss_core.losses.contrast import foreground_contrast, foreground_vectors
-from wsss_core.nn.attention import RegionalSelfAttention
+from wsss_core.losses.contrast import foreground_contrast, foreground_vectors, foreground_weights, sharing_pairs
+from wsss_core.nn.attention import RegionalSelfAttention, kept_deviation
 from wsss_core.systems.base import Batch, Progress
 from wsss_core.systems.puzzle import Puzzle, TwoBranches
 
@@ -23,10 +23,10 @@ class RsaCfc(Puzzle):
 
     Notes
     -----
-    Decisions where the paper is silent or wrong are in docs/systems/rsa-cfc.md and at `RegionalSelfAttention`, `foreground_vectors` and
-    `foreground_contrast`. Of note here: Ĉ* enters classification and reconstruction as it is, and the foreground vectors as a probability,
-    sigmoid(Ĉ*) (ours). As it is, or through a ReLU, a map that crosses 0 gives a vector next to nothing, whose direction has a huge
-    gradient: single steps of that kind wrecked trainings.
+    Decisions where the paper is silent or wrong are in docs/systems/rsa-cfc.md and at `RegionalSelfAttention`, `foreground_weights`,
+    `foreground_vectors` and `foreground_contrast`. Of note here: Ĉ* enters classification as it is, and the foreground vectors as what is seen
+    of it (`foreground`), with floors, for the direction of a vector next to nothing has a huge gradient: single steps of that kind
+    wrecked trainings. Observed is how much of the spatial deviation of tile maps RSA keeps, `attention_kept`.
     """
 
     config_type = RsaCfcClassifier
@@ -40,10 +40,13 @@ class RsaCfc(Puzzle):
         labels = batch["label"]
         maps, tile_features, tile_maps = cast(TwoBranches, model(batch["image"], tiles=True))
         if self.attention is not None:
-            tile_maps = self.attention(tile_features, tile_maps)  # Ĉ*, Eqs. 4 to 6
+            plain, tile_maps = tile_maps, self.attention(tile_features, tile_maps)  # Ĉ*, Eqs. 4 to 6
+            self.observe(attention_kept=kept_deviation(tile_maps, plain))
         losses = self.puzzle_losses(maps, tile_maps, labels, progress)  # Eqs. 7 to 9 and 15
         if self.config.lambda_contrast > 0:
             present = labels.repeat(4, 1) if self.config.present_only else None  # tile-major
-            vectors = foreground_vectors(tile_features, tile_maps.sigmoid(), present)  # Eq. 10
-            losses["contrast"] = self.config.lambda_contrast * foreground_contrast(vectors, alpha=self.config.alpha)  # Eqs. 11 to 14
+            vectors = foreground_vectors(tile_features, foreground_weights(tile_maps, self.config.foreground), present)  # Eq. 10
+            pairs = sharing_pairs(labels) if self.config.pairs == "sharing" else None
+            contrast = foreground_contrast(vectors, alpha=self.config.alpha, pairs=pairs)  # Eqs. 11 to 14
+            losses["contrast"] = self.config.lambda_contrast * contrast
         return losses
