@@ -31,13 +31,14 @@ _EPS = 1e-5
 
 def write_cams(stage: Stage) -> None:
     """Do a cams stage. Output: `scores.h5`, the maps of each training image's classes, with the class scores as `extra/score`."""
-    parameters = {key: value for key, value in stage.parameters.items() if key not in ("split", "snapshot")}
+    parameters = {key: value for key, value in stage.parameters.items() if key not in ("split", "snapshot", "classifier")}
     config = validate(Cams, parameters, str(stage.output / SPEC))
     index = read_index(stage.input("data"), stage.spec.files.get("root"))
     records = index.split(stage.parameters["split"])
     torch.set_num_threads(stage.threads)
     model, epoch = stage.input("model"), stage.parameters.get("snapshot")
-    trained = load_model(model if epoch is None else snapshot_directory(model, epoch), torch_device(stage.gpus))
+    directory = model if epoch is None else snapshot_directory(model, epoch)
+    trained = load_model(directory, torch_device(stage.gpus), stage.parameters.get("classifier"))
     write_scores(stage, trained, index, records, config, stage.output / SCORES, shards=stage.resume, what="cams")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, Training
+from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, MclClassifier, PairNetwork, Segmenter, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -130,7 +130,9 @@ class _ChainBuilder:
         resize = experiment.cams.resize
         protocol: dict[str, Any] = {"image_labels": False, "scales": [1.0], "flip": False}
         self._evaluate("classifier", {"split": "val", "resize": resize}, protocol, model=classifier)
-        parameters = {**experiment.cams.model_dump(mode="json"), "split": "train"}
+        own = experiment.classifier
+        options = {"classifier": own.cam_options} if isinstance(own, MclClassifier) and own.cam_options else {}
+        parameters = {**experiment.cams.model_dump(mode="json"), "split": "train", **options}
         protocol = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
         protocol = {**protocol, "image_labels": experiment.cams.classes == "image_labels", "walk": "none", "crf": "none"}
         for epoch in experiment.classifier.snapshots:
@@ -145,7 +147,7 @@ class _ChainBuilder:
             return
         scores, method = cams, experiment.refine.method
         if method in ("affinity", "boundary"):
-            scores = self._walk(cams, classifier)
+            scores = self._walk(cams)
             protocol = {**protocol, "walk": method}
             threshold = self._judge("walk", scores, protocol, background=experiment.refine.walk.background == "power")
         if method != "none" and experiment.refine.crf != "none":
@@ -172,7 +174,7 @@ class _ChainBuilder:
         resize = self.experiment.predict.resize
         self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
 
-    def _walk(self, cams: PlannedStage, classifier: PlannedStage) -> PlannedStage:
+    def _walk(self, cams: PlannedStage) -> PlannedStage:
         """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
         refine = self.experiment.refine
         labels = refine.labels.model_dump(mode="json", include={"method", *_LABEL_VALUES[refine.labels.method]})
@@ -182,18 +184,21 @@ class _ChainBuilder:
         labels["crf"] = refine.labels.crf or LABELS_CRF[refine.labels.method]
         labels["cams"] = self.experiment.cams.classes
         made = self._add("affinity-labels", "affinity-labels", labels, scores=cams, **chosen)
-        network = refine.affinity if refine.method == "affinity" else refine.boundary
-        start = {}
-        if network.initial == "classifier":
-            own = self.experiment.classifier
-            network = network.model_copy(update={"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"})
-            start = {"classifier": classifier}
+        network, start = self._initial(refine.affinity if refine.method == "affinity" else refine.boundary)
         model = self._train(refine.method, network, None, labels=made, **start)
         unused = {"normalise"} if refine.walk.background == "power" else {"background_power"}
         walk = refine.walk.model_dump(mode="json", exclude=unused | ({"radius"} if refine.method == "affinity" else set()))
         walk["beta"] = refine.walk.beta or WALK_BETA[refine.method]
         walk["resize"] = refine.walk.resize or self.experiment.cams.resize
         return self._add("walk", "walk", walk, scores=cams, model=model)
+
+    def _initial(self, network: PairNetwork | Segmenter) -> tuple[Training, dict[str, PlannedStage]]:
+        """The network as it starts, and the classifier as its upstream stage if it has the backbone from there."""
+        if network.initial == "weights":
+            return network, {}
+        own = self.experiment.classifier
+        values = {"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"}
+        return network.model_copy(update=values), {"classifier": self.stages["classifier"]}
 
     def _background_values(self) -> set[str]:
         """What decides the background in the CRF; a background that walked along stands there already."""
@@ -237,7 +242,8 @@ class _ChainBuilder:
             labels, extra = {"pseudo": pseudo}, {"supervision": "pseudo masks"}
             if experiment.segmenter.loss == "beacon":
                 labels["scores"] = pseudo.upstream["scores"]  # the same masks before they were cut: soft
-        model = self._train("segmenter", experiment.segmenter, extra, **labels)
+        network, start = self._initial(experiment.segmenter)
+        model = self._train("segmenter", network, extra, **labels, **start)
         self._predict("segmenter", model, experiment.predict.split, stage="predict", supervision=experiment.supervision)
 
     def _predict(

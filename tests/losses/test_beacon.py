@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate, one_hot
 
-from wsss_core.losses.beacon import at_pixels, beacon_loss, boundary_points, point_contrast
+from wsss_core.losses.beacon import at_pixels, beacon_loss, boundary_points, point_contrast, point_pairs
 
 SIZE = (12, 16)
 """Of the images, in pixels."""
@@ -88,6 +88,56 @@ def test_value_and_gradient_are_those_of_the_loop(threshold: float, ignored: boo
     gradients = [torch.autograd.grad(loss, features, retain_graph=True)[0] for loss in (ours, torch.stack(expected).mean())]
     assert gradients[0].abs().max() > 1e-4
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def classes_at_points(own: list[int], others: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """A sure soft mask of one row of pixels, and the points in it: inward ones of classes `own`, outward ones of `others`."""
+    mask = drawn(torch.tensor([[*own, *others]]))
+    columns = torch.arange(mask.shape[2])
+    points = torch.stack([torch.zeros_like(columns), columns], dim=1)
+    return mask, points[: len(own)], points[len(own) :]
+
+
+def test_a_sign_for_each_pair_follows_the_mask_wherever_most_points_lie() -> None:
+    """Points mostly in background: by the signs of points two of an object are pushed apart, and object and background are not."""
+    own, others = [1, 0, 0, 0], [0, 0, 1, 0]
+    mask, *points = classes_at_points(own, others)
+    features = torch.randn(3, *mask.shape[1:], requires_grad=True)
+    alike = torch.tensor(own)[:, None] == torch.tensor(others)
+    for threshold in ("mean", 0.5):
+        s_d, weight = point_pairs(features, mask, *points, mask.shape[1:], threshold, "pair")
+        assert torch.equal(weight, torch.where(alike, -2.0, 2.0))
+        loss = point_contrast(features, mask, *points, mask.shape[1:], threshold, "pair")
+        torch.testing.assert_close(loss, 2 * torch.where(alike, -s_d, s_d).mean())
+    _, weight = point_pairs(features, mask, *points, mask.shape[1:], 0.5, "point")
+    assert weight[0, 2] == 2 and (weight[0, [0, 1, 3]] == 0).all()
+
+
+def test_both_signs_weigh_the_same_where_points_agree() -> None:
+    mask, *points = classes_at_points([1, 1, 1], [0, 0, 0])
+    features = torch.randn(3, *mask.shape[1:])
+    losses = [point_contrast(features, mask, *points, mask.shape[1:], 0.5, sign) for sign in ("point", "pair")]
+    torch.testing.assert_close(*losses)
+
+
+def test_the_share_of_pairs_of_one_class_among_those_that_are_pushed_is_told() -> None:
+    features, logits, _ = batch()
+    soft = torch.rand(3, 4, 6, 8, generator=torch.Generator().manual_seed(0))  # strongest channels are hardly stronger than others
+    points = [boundary_points(each.softmax(dim=0), steps=2) for each in logits]
+    for sign in ("point", "pair"):
+        pushed = wrong = 0
+        for n, (inward, outward) in enumerate(points):
+            _, weight = point_pairs(features[n], soft[n], inward, outward, SIZE, "mean", sign)
+            strongest = enlarged(soft[n], SIZE).argmax(dim=0)
+            for i, o in (weight > 0).nonzero().tolist():
+                pushed += 1
+                wrong += int(strongest[*inward[i]] == strongest[*outward[o]])
+        told: list[Tensor] = []
+        beacon_loss(features, logits, soft, steps=2, samples=1000, sign=sign, observe=told.append)
+        assert [float(each) for each in told] == [pytest.approx(wrong / pushed)] and 0 < wrong < pushed
+    told = []
+    beacon_loss(features, 0 * logits, soft, observe=told.append)
+    assert [float(each) for each in told] == [0]
 
 
 def test_pairs_are_drawn_without_replacement_and_with_the_generator() -> None:

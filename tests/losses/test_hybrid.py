@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.classification import focal_loss, hybrid_loss, multilabel_soft_margin, pair_loss
+from wsss_core.losses.classification import focal_loss, hybrid_loss, multilabel_soft_margin, pair_loss, score_pair_loss
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/muscle_pair_focal.npz"
 
@@ -77,10 +78,31 @@ def test_pair_loss_where_there_is_no_pair() -> None:
         assert float(pair_loss(-sign * sure, labels)) == pytest.approx(wrong)
 
 
+def test_score_pair_loss_is_that_of_the_loop() -> None:
+    logits, labels = made()
+    terms = []
+    for s, y in zip(logits, labels, strict=True):
+        pairs = [torch.exp(s[u] - s[v]) for u in range(len(s)) for v in range(len(s)) if y[u] == 0 and y[v] == 1]
+        terms.append(torch.log(1 + sum(pairs, logits.new_zeros(()))))
+    ours, expected = score_pair_loss(logits, labels), torch.stack(terms).mean()
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, expected)]
+    torch.testing.assert_close(*gradients)
+    assert not gradients[0][:2].any(), "without a class or with all there is no pair"
+
+
+def test_a_pair_in_the_wrong_order_is_not_given_up() -> None:
+    """Of probabilities the gradient vanishes where both are sure; of scores it is the larger the worse they rank."""
+    logits, labels = torch.tensor([[-9.0, 9.0, -9.0]], requires_grad=True), torch.tensor([[1.0, 0, 0]])
+    scores, probabilities = (torch.autograd.grad(loss(logits, labels), logits)[0] for loss in (score_pair_loss, pair_loss))
+    torch.testing.assert_close(scores, torch.tensor([[-1.0, 1, 0]]), rtol=0, atol=1e-4)
+    assert probabilities.abs().max() < 1e-4
+
+
 def test_better_ranks_cost_less() -> None:
     labels = torch.tensor([[1.0, 0, 0]])
     right, wrong = torch.tensor([[2.0, -2, -2]]), torch.tensor([[-2.0, 2, 2]])
-    for loss in (focal_loss, pair_loss, hybrid_loss):
+    for loss in (focal_loss, pair_loss, score_pair_loss, hybrid_loss):
         assert float(loss(right, labels)) < float(loss(0 * right, labels)) < float(loss(wrong, labels))
 
 
@@ -88,9 +110,11 @@ def test_hybrid_loss_is_the_sum_of_three() -> None:
     logits, labels = made()
     terms = functional.binary_cross_entropy_with_logits(logits, labels) + focal_loss(logits, labels, 2.0) + pair_loss(logits, labels)
     torch.testing.assert_close(hybrid_loss(logits, labels), terms)
+    of_scores = terms - pair_loss(logits, labels) + score_pair_loss(logits, labels)
+    torch.testing.assert_close(hybrid_loss(logits, labels, "scores"), of_scores)
 
 
-@pytest.mark.parametrize("loss", [focal_loss, pair_loss, hybrid_loss], ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("loss", [focal_loss, pair_loss, score_pair_loss, hybrid_loss], ids=lambda loss: loss.__name__)
 def test_gradients(loss: object) -> None:
     logits, labels = made(3, 4)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)  # type: ignore[operator]
@@ -105,9 +129,11 @@ def test_large_logits_give_finite_values_and_gradients(dtype: torch.dtype) -> No
         assert float(loss) == pytest.approx(1e4, rel=1e-2), "two classes are wrong by 1e4"
         (gradient,) = torch.autograd.grad(loss, logits)
         torch.testing.assert_close(gradient, torch.tensor([[0, 0.5, -0.5, 0]], dtype=dtype))
-    loss = hybrid_loss(logits, labels)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert loss.isfinite() and gradient.isfinite().all()
+    pairs: tuple[Literal["probabilities", "scores"], ...] = ("probabilities", "scores")
+    for pair in pairs:
+        loss = hybrid_loss(logits, labels, pair)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite() and gradient.isfinite().all()
 
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="golden vectors not here")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsss_core.losses.contrast import (
+    PixelVectors,
     image_contrast,
     image_contrast_terms,
     image_pairs,
@@ -20,6 +21,7 @@ from wsss_core.losses.contrast import (
     supervised_contrast,
     supervised_contrast_terms,
 )
+from wsss_core.losses.regional import with_background
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/muscle_image_contrast_compat.npz"
 Loss = Callable[[Tensor, Tensor, float], Tensor]
@@ -265,6 +267,26 @@ def test_pixel_contrast_is_that_of_the_loop() -> None:
         torch.testing.assert_close(ours, expected)
         torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (ours, expected)))
     assert torch.autograd.gradcheck(lambda u: pixel_contrast(u, targets.detach(), valid), features)
+
+
+@pytest.mark.parametrize("shortest", [0.0, 0.7])
+def test_vectors_of_pixel_contrast(shortest: float) -> None:
+    features, targets = maps_of(0), maps_of(1)
+
+    def by_cell(vectors: Callable[[Tensor], Tensor]) -> Tensor:
+        u, v = vectors(features), vectors(targets.detach())
+        return -((u * v).sum(dim=1) / (u.norm(dim=1).clamp(min=shortest) * v.norm(dim=1).clamp(min=shortest))).mean()
+
+    forms: dict[PixelVectors, Callable[[Tensor], Tensor]] = {
+        "background": with_background,
+        "centred": lambda maps: maps - maps.mean(dim=(2, 3), keepdim=True),
+    }
+    for name, vectors in forms.items():
+        ours, expected = pixel_contrast(features, targets, vectors=name, shortest=shortest), by_cell(vectors)
+        torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (ours, expected)))
+    if shortest:
+        assert float(pixel_contrast(features, targets, shortest=shortest)) == pytest.approx(float(by_cell(torch.relu)))
 
 
 def test_pixel_contrast_has_no_gradient_on_the_targets_side() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,14 @@ from wsss_core.engine.models import load_model
 from wsss_core.engine.optimiser import make_optimiser
 from wsss_core.errors import UserError
 from wsss_core.losses.classification import hybrid_loss, multilabel_soft_margin
-from wsss_core.losses.contrast import image_contrast, pixel_contrast, supervised_contrast
+from wsss_core.losses.contrast import PixelVectors, image_contrast, pixel_contrast, supervised_contrast
 from wsss_core.losses.regional import regional_contrast
 from wsss_core.nn.attention import PixelCorrelation, RegionalSelfAttention, SpatialAttention
 from wsss_core.plan import Plan
+from wsss_core.store import ScoreStore
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Batch, Progress
-from wsss_core.systems.mcl import Mcl, MclNet, _overlap, crop_pair
+from wsss_core.systems.mcl import Mcl, MclNet, Views, _overlap, crop_pair
 
 NETWORK = {"backbone": "test_resnet", "weights": "none", "output_stride": 8, "crop_size": 64, "crop_pair": 48}
 ALL_ON = Progress(12, 10, 20)
@@ -130,23 +131,50 @@ def test_without_crops_it_is_the_plain_classifier() -> None:
         torch.testing.assert_close(mine, its)
 
 
-@pytest.mark.parametrize("attention", ["sam", "pcm"])
-def test_the_terms_are_the_papers(attention: str) -> None:
-    system = mcl(attention=attention, lambda_image=2, lambda_pixel=3, lambda_region=5, temperature=0.5)
+@pytest.mark.parametrize(
+    ("attention", "vectors", "pair"),
+    [("sam", "background", "scores"), ("sam_plain", "relu", "probabilities"), ("pcm", "centred", "scores")],
+)
+def test_the_terms_are_the_papers(attention: str, vectors: PixelVectors, pair: Literal["scores", "probabilities"]) -> None:
+    own = {"attention": attention, "pixel_vectors": vectors, "pair_loss": pair, "temperature": 0.5}
+    system = mcl(lambda_image=2, lambda_pixel=3, lambda_region=5, **own)
     model, batch = network(system).eval(), batch_of()
     torch.manual_seed(5)
     losses = system.losses(model, batch, ALL_ON)
     final, _ = model.features(batch["image"])
     maps = model.classifier(final)
-    torch.testing.assert_close(losses["classification"], hybrid_loss(maps.mean(dim=(2, 3)), batch["label"]))
+    torch.testing.assert_close(losses["classification"], hybrid_loss(maps.mean(dim=(2, 3)), batch["label"], pair))
     torch.testing.assert_close(losses["image"], 2 * image_contrast(final.mean(dim=(2, 3)), batch["label"], temperature=0.5))
     first, second = (model.features(batch["crops"][:, i])[0] for i in (0, 1))
     assert model.attention is not None
     attended = _overlap(model.attention(first, model.classifier(first)), batch["overlap"][:, 0], 48)
     other = _overlap(model.classifier(second), batch["overlap"][:, 1], 48)
-    torch.testing.assert_close(losses["pixel"], 3 * pixel_contrast(attended, other))
+    torch.testing.assert_close(losses["pixel"], 3 * pixel_contrast(attended, other, vectors=vectors, shortest=0.25))
     torch.manual_seed(5)
     torch.testing.assert_close(losses["region"], 5 * regional_contrast(attended, other))
+
+
+def test_maps_before_and_after_the_attention_are_to_be_had_of_one_training() -> None:
+    system, batch = mcl(attention="sam_plain"), batch_of()
+    model = network(system).eval()
+    attended, maps = model.maps_of(batch["image"])
+    for given, expected in ((None, attended), ("attended", attended), ("plain", maps)):
+        options = {} if given is None else {"test_maps": given}
+        shown, logits = mcl(attention="sam_plain", **options).cams(model, batch["image"])
+        assert torch.equal(shown, expected.relu()) and torch.equal(logits, maps.mean(dim=(2, 3)))
+    assert not torch.equal(attended, maps)
+
+
+@pytest.mark.parametrize(("attention", "temperature"), [("sam", 0.1), ("sam_plain", None)])
+def test_without_crops_the_attention_is_to_be_had_as_it_starts(attention: str, temperature: float | None) -> None:
+    without = {"lambda_pixel": 0, "lambda_region": 0}
+    model, batch = network(mcl(**without)).eval(), batch_of()
+    maps = model.classifier(model.features(batch["image"])[0])
+    expected = SpatialAttention(3, temperature)(batch["image"], maps)
+    shown, logits = mcl(**without, test_maps="attended", attention=attention).cams(model, batch["image"])
+    torch.testing.assert_close(shown, expected.relu())
+    assert not torch.equal(shown, maps.relu()) and torch.equal(logits, maps.mean(dim=(2, 3)))
+    assert not any(name.startswith("attention.") for name in model.state_dict())
 
 
 def test_khoslas_loss_and_the_plain_classification_are_to_be_had() -> None:
@@ -158,7 +186,7 @@ def test_khoslas_loss_and_the_plain_classification_are_to_be_had() -> None:
     torch.testing.assert_close(losses["classification"], multilabel_soft_margin(views.maps.mean(dim=(2, 3)), batch["label"]))
 
 
-@pytest.mark.parametrize("attention", ["sam", "pcm"])
+@pytest.mark.parametrize("attention", ["sam", "sam_plain", "pcm"])
 def test_one_step_moves_every_part(attention: str) -> None:
     system = mcl(attention=attention, weight_decay=0)
     model = network(system).train()
@@ -170,6 +198,42 @@ def test_one_step_moves_every_part(attention: str) -> None:
     parts = [name for name, _ in model.named_parameters() if not name.startswith("features.")]
     assert set(parts) <= moved
     assert any(name.startswith("features.") for name in moved)
+
+
+def pixel_gradient(system: Mcl, attended: Tensor, other: Tensor) -> Tensor:
+    """The gradient of PIXC in M' [N, G, 6, 6] of the first crops, both crops showing the same, when the network gives these maps."""
+    attended = attended.clone().requires_grad_()
+    views = Views(torch.zeros_like(attended), torch.randn(len(attended), 5), attended, other)
+
+    class Given(nn.Module):
+        def forward(self, images: Tensor, crops: Tensor) -> Views:
+            return views
+
+    batch = {**batch_of(), "overlap": torch.tensor([[[0.0, 0, 48, 48]] * 2] * 4)}
+    return torch.autograd.grad(system.losses(Given(), batch, ALL_ON)["pixel"], attended)[0]
+
+
+@pytest.mark.parametrize("keys", [{}, {"pixel_vectors": "background"}, {"pixel_vectors": "centred"}])
+def test_an_object_that_the_first_crop_misses_is_switched_on_there(keys: dict[str, Any]) -> None:
+    """M~ shows class 1 in a cell where M' shows nothing: all its maps are below 0."""
+    attended, other = (-1 - torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    other[:, 1, 2, 3] = 2
+    gradient = pixel_gradient(mcl(lambda_region=0, **keys), attended, other)[:, :, 2, 3]
+    assert (gradient[:, 1] < -1e-4).all(), "a step down the gradient raises the map"
+
+
+@pytest.mark.parametrize("keys", [{}, {"pixel_vectors": "relu"}, {"pixel_vectors": "centred"}])
+def test_a_cell_that_is_nearly_empty_has_no_more_say_than_four_others(keys: dict[str, Any]) -> None:
+    """Cosines are blind to lengths: without a limit a cell of 1e-4 weighs 10,000 times as much as one of 1."""
+    generator = torch.Generator().manual_seed(0)
+    attended, other = torch.rand(4, 3, 6, 6, generator=generator), torch.rand(4, 3, 6, 6, generator=generator)
+    attended[:, :, 1, 1] = torch.tensor([1e-4, 2e-4, 1e-4])
+    if keys.get("pixel_vectors") == "centred":
+        attended[:, :, 1, 1] = 0
+        attended[:, :, 1, 1] = attended.sum(dim=(2, 3)) / 35 + 1e-4  # nearly the mean over the cells
+    gradient = pixel_gradient(mcl(lambda_region=0, **keys), attended, other)
+    own_mean = 2 if keys.get("pixel_vectors") == "centred" else 1  # through which every cell has a part in all
+    assert gradient.norm(dim=1).max() <= 4.01 * own_mean / (4 * 36)
 
 
 def test_the_second_crop_learns_nothing() -> None:
@@ -232,6 +296,16 @@ def test_spatial_attention_keeps_an_object_apart_whatever_the_size_of_the_logits
         assert conv.weight.grad is not None and conv.weight.grad.abs().max() > 1e-4 * size
 
 
+def test_plain_spatial_attention_is_eq_2_as_printed() -> None:
+    torch.manual_seed(0)
+    module, maps = SpatialAttention(3, temperature=None), torch.randn(2, 3, 4, 5)
+    for conv in projections(module):
+        nn.init.normal_(conv.weight)
+    g1, g2, g3 = (conv(maps).flatten(2) for conv in projections(module))
+    expected = torch.einsum("npq,ncq->ncp", torch.einsum("ncp,ncq->npq", g1, g2).softmax(dim=2), g3)
+    torch.testing.assert_close(module(torch.empty(0), maps).flatten(2), expected)
+
+
 def test_pixel_correlation_compares_features_that_it_does_not_teach() -> None:
     torch.manual_seed(0)
     module = PixelCorrelation(6, width=5)
@@ -248,7 +322,11 @@ def test_pixel_correlation_compares_features_that_it_does_not_teach() -> None:
         ({"epochs": 10}, "region_from must be smaller than epochs (or lambda_region 0), got 12 and 10"),
         ({"crop_pair": 31}, "crop_pair must be at least twice output_stride (2 x 2 cells), got 31 and 16"),
         ({"crop_pair": 600}, "crop_pair must not be greater than crop_size, got 600 and 512"),
-        ({"attention": "non-local"}, "classifier.attention: expected 'sam' or 'pcm', got 'non-local'"),
+        ({"attention": "non-local"}, "classifier.attention: expected 'sam', 'sam_plain' or 'pcm', got 'non-local'"),
+        (
+            {"attention": "pcm", "test_maps": "attended", "lambda_pixel": 0, "lambda_region": 0},
+            "test_maps attended without lambda_pixel and lambda_region needs attention sam or sam_plain, got 'pcm'",
+        ),
     ],
 )
 def test_errors_name_the_key(keys: dict[str, Any], message: str) -> None:
@@ -261,8 +339,10 @@ def test_what_is_not_used_is_in_no_id(planned: Callable[..., Plan]) -> None:
     def classifier_id(**keys: Any) -> str:
         return planned({"classifier": {"system": "mcl", "epochs": 16, "crop_pair": 32, **keys}}).chains[0].stages["classifier"].id
 
-    without = {"lambda_image": 0, "lambda_pixel": 0, "lambda_region": 0}
+    without = {"lambda_image": 0, "lambda_pixel": 0, "lambda_region": 0, "classification_loss": "bce"}
     unused = {
+        "pair_loss": "probabilities",
+        "pixel_vectors": "relu",
         "image_from": 1,
         "pixel_from": 1,
         "region_from": 1,
@@ -273,6 +353,24 @@ def test_what_is_not_used_is_in_no_id(planned: Callable[..., Plan]) -> None:
     }
     assert classifier_id(**without) == classifier_id(**without, **unused)
     assert len({classifier_id(), *(classifier_id(**{key: value}) for key, value in unused.items())}) == len(unused) + 1
+
+
+def test_rows_that_differ_in_the_maps_alone_share_their_classifier(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
+    def plan(**keys: Any) -> Plan:
+        return planned({"classifier": {"system": "mcl", "epochs": 1, "image_from": 0, "lambda_pixel": 0, "lambda_region": 0, **keys}})
+
+    plain, attended = plan(), plan(test_maps="attended")
+    stages = [each.chains[0].stages for each in (plain, attended)]
+    assert stages[0]["classifier"].id == stages[1]["classifier"].id and stages[0]["cams"].id != stages[1]["cams"].id
+    assert plan(test_maps="plain").chains[0].stages["cams"].id == stages[0]["cams"].id
+    crops = {"lambda_pixel": 1, "pixel_from": 0, "crop_pair": 48}
+    ids = [plan(**crops, **maps).chains[0].stages["cams"].id for maps in ({}, {"test_maps": "attended"}, {"test_maps": "plain"})]
+    assert ids[0] == ids[1] != ids[2]
+    maps = []
+    for each in (plain, attended):
+        with ScoreStore(do(each, "cams") / "scores.h5") as store:
+            maps.append(np.concatenate([scores.ravel() for _, scores, _ in store]))
+    assert np.isfinite(maps[1]).all() and maps[0].shape == maps[1].shape and np.abs(maps[0] - maps[1]).max() > 0.01
 
 
 def test_a_chain_trains_all_terms_and_makes_cams(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:

@@ -69,7 +69,7 @@ def test_another_backbone_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     state = load_file(classifier_at(tmp_path / "other") / "model.safetensors")
     name = next(name for name in state if name.startswith("features.") and state[name].ndim == 4)
     state[name] = state[name][:-1]  # as resnet50 and wide_resnet50_2: the same names, other widths
-    monkeypatch.setattr("wsss_core.systems.pairs.load_file", lambda path: state)
+    monkeypatch.setattr("wsss_core.systems.initial.load_file", lambda path: state)
     with pytest.raises(UserError, match="its backbone is not test_resnet"):
         system.start(system.build(), {"classifier": tmp_path / "other"})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from wsss_core.config import load_config
 from wsss_core.data.index import read_index
@@ -22,6 +23,7 @@ from wsss_core.plan import Plan
 from wsss_core.refine.soft_masks import SoftMasks, one_hot
 from wsss_core.stages import read_spec
 from wsss_core.store import ScoreStore, ScoreWriter
+from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress
 from wsss_core.systems.segment import Dense
 
@@ -45,7 +47,8 @@ def test_it_trains_on_the_masks_and_the_scores_they_were_cut_from(planned: Plann
     figure = read_json(do(plan, "evaluate-segmenter") / "figures.json")["figures"][0]
     assert 0 <= figure["boundary_f"] <= 1 and 0 <= figure["boundary_agnostic_f"] <= 1 and figure["boundary_tolerance"] == 2
     frame = pd.read_csv(plan.directory(chain.stages["segmenter"]) / "metrics.csv")
-    assert np.isfinite(frame[["segmentation", "beacon"]].to_numpy()).all() and (frame["beacon"] != 0).any()
+    columns = ["segmentation", "beacon", "observed.beacon_wrong"]
+    assert np.isfinite(frame[columns].to_numpy()).all() and (frame["beacon"] != 0).any() and frame[columns[2]].between(0, 1).all()
 
 
 def test_the_soft_mask_is_cut_as_the_image_is(planned: Planned, do: Do) -> None:
@@ -55,8 +58,6 @@ def test_the_soft_mask_is_cut_as_the_image_is(planned: Planned, do: Do) -> None:
     stage = plan.chains[0].stages["segmenter"]
     spec = read_spec(plan.directory(stage) / "spec.json")
     index = read_index(spec.inputs["data"], None)
-    from wsss_core.systems import make_system
-
     system = make_system(spec.parameters, index.num_classes, "test")
     load = system.load(index, spec.inputs)
     seen, padded = set(), False
@@ -75,8 +76,9 @@ def test_the_soft_mask_is_cut_as_the_image_is(planned: Planned, do: Do) -> None:
     assert len(seen) > 1 and padded
 
 
-def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
-    plan = planned({"segmenter": {**BEACON, "beacon_steps": 9, "beacon_samples": 30, "beacon_threshold": 0.4}})
+@pytest.mark.parametrize("sign", ["point", "pair"])
+def test_the_losses_are_the_papers(planned: Planned, do: Do, sign: Literal["point", "pair"]) -> None:
+    plan = planned({"segmenter": {**BEACON, "beacon_steps": 9, "beacon_samples": 30, "beacon_threshold": 0.4, "beacon_sign": sign}})
     trained = load_model(do(plan, "segmenter"))
     generator = torch.Generator().manual_seed(0)
     batch = {
@@ -86,7 +88,8 @@ def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
     }
     batch["target"][0, :, 41:] = 255
     torch.manual_seed(3)
-    losses = trained.system.losses(trained.model, batch, Progress(0, 0, 1))
+    losses = trained.system.losses(trained.model, batch, Progress(0, 1, 4))
+    assert list(trained.system.losses(trained.model, batch, Progress(0, 0, 4))) == ["segmentation"], "no boundaries yet"
     dense = trained.model(batch["image"], dense=True)
     assert isinstance(dense, Dense) and dense.features.shape == (2, 16, 16, 16)
     torch.testing.assert_close(dense.logits, trained.model(batch["image"]))
@@ -94,7 +97,8 @@ def test_the_losses_are_the_papers(planned: Planned, do: Do) -> None:
     torch.manual_seed(3)
     ignore = torch.zeros(2, 64, 64, dtype=torch.bool)
     ignore[0, :, 41:] = True
-    expected = beacon_loss(dense.features, dense.logits, batch["soft"] / 255, steps=9, samples=30, threshold=0.4, ignore=ignore)
+    options: dict[str, Any] = {"steps": 9, "samples": 30, "threshold": 0.4, "ignore": ignore, "sign": sign}
+    expected = beacon_loss(dense.features, dense.logits, batch["soft"] / 255, **options)
     torch.testing.assert_close(losses["beacon"], 0.5 * expected)
     assert losses["beacon"] != 0
     (torch.stack(list(losses.values())).sum()).backward()
@@ -146,11 +150,59 @@ def test_what_is_not_used_is_in_no_id(planned: Planned) -> None:
         return planned({"segmenter": keys}).chains[0].stages["segmenter"].id
 
     plain = segmenter_id()
-    assert plain == segmenter_id(lambda_beacon=3, beacon_steps=2, beacon_samples=9, beacon_threshold=0.1, bifpn_layers=2)
+    assert plain == segmenter_id(
+        lambda_beacon=3, beacon_steps=2, beacon_samples=9, beacon_threshold=0.1, bifpn_layers=2, beacon_sign="point", beacon_from=0
+    )
     assert "loss" not in planned().chains[0].stages["segmenter"].parameters
     pyramid = segmenter_id(decoder="bifpn")
-    others = [{"loss": "beacon"}, {"loss": "beacon", "beacon_steps": 2}, {"bifpn_layers": 2}]
-    assert len({plain, pyramid, *(segmenter_id(decoder="bifpn", **keys) for keys in others)}) == 5
+    beacon = [{"beacon_steps": 2}, {"beacon_sign": "point"}, {"beacon_from": 0.5}]
+    others = [{"loss": "beacon"}, *({"loss": "beacon", **keys} for keys in beacon), {"bifpn_layers": 2}]
+    assert len({plain, pyramid, *(segmenter_id(decoder="bifpn", **keys) for keys in others)}) == 7
+
+
+def test_the_segmenter_starts_with_the_encoder_of_the_classifier(planned: Planned, do: Do) -> None:
+    """MuSCLe, Fig. 1: one encoder, for the maps and for the segmentation."""
+    plan = planned({"segmenter": {"initial": "classifier", "mean": [0.1, 0.2, 0.3], "output_stride": 8}})
+    stages = plan.chains[0].stages
+    assert stages["segmenter"].upstream["classifier"] is stages["classifier"]
+    assert stages["segmenter"].parameters["mean"] == stages["classifier"].parameters["mean"]
+    do(plan, "pseudo")
+    spec = read_spec(plan.directory(stages["segmenter"]) / "spec.json")
+    system = make_system(spec.parameters, 4, "test")
+    model, other = system.build(), system.build()
+    system.start(model, spec.inputs)
+    given = load_file(plan.directory(stages["classifier"]) / "model.safetensors")
+    state = model.state_dict()
+    encoder = [name for name in state if name.startswith("features.")]
+    assert encoder and all(torch.equal(state[name], given[name]) for name in encoder)
+    assert any(not torch.equal(other.state_dict()[name], given[name]) for name in encoder)
+    do(plan, "predict")
+
+
+def test_weights_of_its_own_leave_the_ids_as_they_were(planned: Planned) -> None:
+    plain, named = planned().chains[0].stages["segmenter"], planned({"segmenter": {"initial": "weights"}}).chains[0].stages["segmenter"]
+    assert plain.id == named.id and "initial" not in plain.parameters and "classifier" not in plain.upstream
+    assert planned({"segmenter": {"initial": "classifier"}}).chains[0].stages["segmenter"].id != plain.id
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        (
+            {"supervision": "masks"},
+            "segmenter.initial classifier needs a classifier, and supervision masks has none; use `initial: weights`",
+        ),
+        (
+            {"classifier": {"backbone": "resnet18"}},
+            "segmenter.initial classifier needs the classifier's backbone, 'resnet18'; got 'resnet50'",
+        ),
+    ],
+)
+def test_it_cannot_start_from_a_classifier_that_is_none_or_another(experiment: dict[str, Any], message: str) -> None:
+    values = {"dataset": {"source": "shapes"}, "segmenter": {"initial": "classifier"}, "experiments": {"a": experiment}}
+    with pytest.raises(UserError) as error:
+        load_config(values, "my.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

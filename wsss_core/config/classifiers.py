@@ -155,14 +155,20 @@ class MclClassifier(Classifier):
     """Passes over the training images."""
     classification_loss: Literal["hybrid", "bce"] = "hybrid"
     """`hybrid`: binary cross-entropy + focal + pair loss; `bce`: the first alone."""
-    attention: Literal["sam", "pcm"] = "sam"
-    """Module that the contrast of pixels and regions trains, and after which the maps are taken: spatial attention (the paper) or pixel correlation (the published code)."""
+    pair_loss: Literal["scores", "probabilities"] = "scores"
+    """Pair loss of `hybrid`: of the scores, as in the work that the paper cites (LSEP), or of probabilities over all pairs (the published code), which is bounded and hardly teaches."""
+    attention: Literal["sam", "sam_plain", "pcm"] = "sam"
+    """Module that the contrast of pixels and regions trains, and after which the maps are taken: spatial attention over maps less their mean, at length 1 (`sam`); as the paper prints it, over the maps as they are (`sam_plain`); or pixel correlation (`pcm`, the published code)."""
+    test_maps: Literal["attended", "plain"] | None = None
+    """Which maps are the CAMs: after the attention module, or before it; unset: after it where pixel or region contrast trains it. `attended` where neither does: after the module as it starts, its projections identities. The training does not know of it: rows that differ in nothing else share a classifier."""
     crop_pair: Positive = 224
     """Side in pixels of the two overlapping crops whose maps are compared."""
     lambda_image: Weight = 1.0
     """Weight of the image contrast; 0: without."""
     lambda_pixel: Weight = 1.0
     """Weight of the pixel contrast; 0: without."""
+    pixel_vectors: Literal["background", "centred", "relu"] = "background"
+    """What the pixel contrast compares in a cell: the softmax of its maps and the background (Eqs. 4, 5), the maps less their mean over the cells, or what they show, ReLU (no gradient where a map of the first crop is below 0)."""
     lambda_region: Weight = 1.0
     """Weight of the pairwise regional contrast; 0: without."""
     image_from: Annotated[int, Field(ge=0)] = 4
@@ -178,16 +184,25 @@ class MclClassifier(Classifier):
 
     @property
     def compares_crops(self) -> bool:
-        """Whether any loss looks at the two crops; without, the maps are those of the plain classifier."""
+        """Whether any loss looks at the two crops; without, nothing trains the attention module, and there is none."""
         return self.lambda_pixel > 0 or self.lambda_region > 0
 
     @property
     def unused(self) -> set[str]:
         """See `Training`."""
         image = set() if self.lambda_image else {"image_from", "image_loss", "temperature"}
-        pixel = set() if self.lambda_pixel else {"pixel_from"}
+        pixel = set() if self.lambda_pixel else {"pixel_from", "pixel_vectors"}
         region = set() if self.lambda_region else {"region_from"}
-        return super().unused | image | pixel | region | (set() if self.compares_crops else {"attention", "crop_pair"})
+        crops = set() if self.compares_crops else {"attention", "crop_pair"}
+        pair = set() if self.classification_loss == "hybrid" else {"pair_loss"}
+        return super().unused | image | pixel | region | crops | pair | {"test_maps"}
+
+    @property
+    def cam_options(self) -> dict[str, str]:
+        """What the CAMs alone have to be told beside what the training was."""
+        if self.compares_crops:
+            return {"test_maps": "plain"} if self.test_maps == "plain" else {}
+        return {"test_maps": "attended", "attention": self.attention} if self.test_maps == "attended" else {}
 
     @model_validator(mode="after")
     def _every_term_has_its_time(self) -> MclClassifier:
@@ -195,6 +210,8 @@ class MclClassifier(Classifier):
             start = getattr(self, f"{name}_from")
             if getattr(self, f"lambda_{name}") > 0 and start >= self.epochs:
                 raise ValueError(f"{name}_from must be smaller than epochs (or lambda_{name} 0), got {start} and {self.epochs}")
+        if self.test_maps == "attended" and self.attention == "pcm" and not self.compares_crops:
+            raise ValueError("test_maps attended without lambda_pixel and lambda_region needs attention sam or sam_plain, got 'pcm'")
         if self.compares_crops and self.crop_pair > self.crop_size:
             raise ValueError(f"crop_pair must not be greater than crop_size, got {self.crop_pair} and {self.crop_size}")
         if self.lambda_region > 0 and self.crop_pair < 2 * self.output_stride:

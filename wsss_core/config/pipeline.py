@@ -40,6 +40,8 @@ class Segmenter(Training):
 
     system: Literal["segment"] = "segment"
     """Segmentation network."""
+    initial: Literal["weights", "classifier"] = "weights"
+    """`weights`: the backbone starts with the weights that this block names. `classifier`: with those of the trained classifier, whose `backbone` has to be the same (`weights`, `mean` and `std` of this block are not used)."""
     decoder: Literal["deeplabv2", "deeplabv3", "deeplabv3plus", "unet", "bifpn"] = "deeplabv3plus"
     """DeepLabv2 (sum of dilated convolutions), DeepLabv3 (ASPP), DeepLabv3+ (ASPP and a low-level skip), UNet (a skip at every level) or BiFPN (EfficientDet's feature pyramid, MuSCLe's decoder)."""
     decoder_channels: Positive = 256
@@ -58,13 +60,18 @@ class Segmenter(Training):
     """Number k of pairs of points of an image, drawn at random."""
     beacon_threshold: Fraction | Literal["mean"] = "mean"
     """Similarity τ of the pseudo mask below which two points are different things; `mean`: the mean over all pairs."""
+    beacon_sign: Literal["pair", "point"] = "pair"
+    """What decides whether two points are drawn apart: the similarity of the pair itself, or (`point`, Algorithm 3) the mean of each point's with all on the other side, which also draws points of one class apart where most points lie in background."""
+    beacon_from: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Fraction of the training before BEACON is switched on: boundaries are read off the segmentation map, which has none worth the name at the beginning."""
 
     @property
     def unused(self) -> set[str]:
         """See `Training`."""
-        beacon = {"loss", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold"}
-        own = {"bifpn": {"separable"}, "deeplabv3plus": {"bifpn_layers"}}
-        return super().unused | (beacon if self.loss != "beacon" else set()) | own.get(self.decoder, {"separable", "bifpn_layers"})
+        beacon = {"loss", "lambda_beacon", "beacon_steps", "beacon_samples", "beacon_threshold", "beacon_sign", "beacon_from"}
+        initial = {"initial"} if self.initial == "weights" else set()
+        own = {"bifpn": {"separable"}, "deeplabv3plus": {"bifpn_layers"}}.get(self.decoder, {"separable", "bifpn_layers"})
+        return super().unused | initial | own | (beacon if self.loss != "beacon" else set())
 
     @model_validator(mode="after")
     def _image_pooling_needs_two_images(self) -> Segmenter:
@@ -130,6 +137,18 @@ class Experiment(Block):
             raise ValueError(
                 "segmenter.loss beacon needs the scores behind the pseudo masks;"
                 f" those of classifier.system {self.classifier.system} are its predictions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_segmenter_starts_from_a_classifier_like_it(self) -> Experiment:
+        if self.segmenter is None or self.segmenter.initial == "weights":
+            return self
+        if self.supervision == "masks":
+            raise ValueError("segmenter.initial classifier needs a classifier, and supervision masks has none; use `initial: weights`")
+        if self.segmenter.backbone != self.classifier.backbone:
+            raise ValueError(
+                f"segmenter.initial classifier needs the classifier's backbone, {self.classifier.backbone!r}; got {self.segmenter.backbone!r}"
             )
         return self
 

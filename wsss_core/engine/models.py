@@ -42,12 +42,15 @@ def save_model(directory: Path, model: nn.Module, parameters: dict[str, Any], cl
     write_json(directory / DESCRIPTION, {"parameters": parameters, "classes": list(classes)})
 
 
-def load_model(directory: Path, device: str | torch.device = "cpu") -> TrainedModel:
-    """Build and load a model; raises `UserError` if the directory holds none or its weights are damaged."""
+def load_model(directory: Path, device: str | torch.device = "cpu", options: dict[str, Any] | None = None) -> TrainedModel:
+    """Build and load a model; raises `UserError` if the directory holds none or its weights are damaged.
+
+    `options` are parameters of the system that its tests alone have to be told.
+    """
     description = read_json(directory / DESCRIPTION)
     if not isinstance(description, dict) or {"parameters", "classes"} - set(description):
         raise UserError(f"{directory / DESCRIPTION}: not the description of a trained model")
-    parameters = {**description["parameters"], "weights": "none"}
+    parameters = {**description["parameters"], **(options or {}), "weights": "none"}
     system = make_system(parameters, len(description["classes"]), str(directory / DESCRIPTION))
     model = system.build()
     try:

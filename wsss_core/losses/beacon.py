@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from wsss_core.losses.precision import at_least_float32
 
 _TAN_22_5 = math.sqrt(2) - 1
 _MAPS_AT_ONCE = 4  # on a CPU a fifth of the time of all 20 of VOC, whose differences fit in no cache
-_TIE = 1e-6  # means of cosines closer to the threshold than this are equal to it: float32's rounding must not choose a sign
+_TIE = 1e-6  # cosines and their means closer to the threshold than this are equal to it: float32's rounding must not choose a sign
 
 
 def beacon_loss(
@@ -25,8 +25,10 @@ def beacon_loss(
     steps: int = 7,
     samples: int = 128,
     threshold: float | Literal["mean"] = "mean",
+    sign: Literal["point", "pair"] = "point",
     ignore: Tensor | None = None,
     generator: torch.Generator | None = None,
+    observe: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Draw features on both sides of a boundary apart where the pseudo mask differs there, and together where it does not.
 
@@ -34,6 +36,8 @@ def beacon_loss(
     of their features and S^m of their soft masks (Algorithm 1)::
 
         L = 1/|O| sum_o sign_o 1/|I| sum_i S^d_io  +  1/|I| sum_i sign_i 1/|O| sum_o S^d_io
+
+    or, with a sign for each pair, L = 2/|I||O| sum_io sign_io S^d_io.
 
     Parameters
     ----------
@@ -51,10 +55,15 @@ def beacon_loss(
         Pairs of points per image, k: drawn at random without replacement; all of them if there are fewer.
     threshold
         Similarity tau of masks below which a point differs from those on the other side. "mean": the mean of the image's own S^m.
+    sign
+        "point": those of Algorithm 3. "pair": sign_io is that of tau - S^m_io.
     ignore
         bool[N, H, W], pixels where no point may lie, such as padding.
     generator
         Source of the draw. None: torch's global one.
+    observe
+        Told the share of the pairs pushed apart, those whose S^d has a positive weight in L, whose points have the same strongest channel in the
+        soft mask: scalar in [0, 1], over all images; 0 if none is pushed.
 
     Returns
     -------
@@ -65,6 +74,9 @@ def beacon_loss(
     Signs. With binary TP, FN, TN, FP in {-1, 1} and TN, FP negated (Algorithm 3), the sign is +1 in the cases TP and FN and -1 in TN and
     FP. TP and FN together are S^m < tau, whether S^d is below or above it, TN and FP are S^m > tau. So the sign is that of tau - S^m, with
     S^m averaged over the other side's points, and S^d has no part in it (except where S^d = tau exactly, which is in none of the cases).
+    The weight of a pair is then sign_i + sign_o, whatever its own S^m_io is: where both sides' points lie mostly in background, pairs of an
+    object's points are pushed apart, and those of object and background not. A sign for each pair (ours) has no such cases; it
+    weighs as much, 2, as points that agree.
 
     Decisions where the paper is silent or undefined (ours):
 
@@ -77,7 +89,7 @@ def beacon_loss(
     - Features and soft masks are read at the points as if enlarged bilinearly to H x W (`at_pixels`), as in the published code. Only the
       logits really are: the features of a crop of 448 pixels would fill 16 times the memory, for 256 points.
     """
-    losses = []
+    losses, pushed, wrong = [], features.new_zeros(()), features.new_zeros(())
     for n, logits in enumerate(segmentation.detach()):
         probabilities = at_least_float32(logits).softmax(dim=0)
         inward, outward = boundary_points(probabilities, steps=steps, ignore=None if ignore is None else ignore[n])
@@ -85,23 +97,52 @@ def beacon_loss(
             continue
         drawn = torch.randperm(len(inward), generator=generator, device=generator.device if generator else "cpu")[:samples]
         drawn = drawn.to(inward.device)
-        losses.append(point_contrast(features[n], soft_mask[n], inward[drawn], outward[drawn], segmentation.shape[-2:], threshold))
+        points, size = (inward[drawn], outward[drawn]), segmentation.shape[-2:]
+        similarity, weight = point_pairs(features[n], soft_mask[n], *points, size, threshold, sign)
+        losses.append((weight * similarity).mean())
+        if observe is not None:
+            inside, outside = (at_pixels(soft_mask[n].detach(), side, size).argmax(dim=1) for side in points)
+            pushed = pushed + (weight > 0).sum()
+            wrong = wrong + ((weight > 0) & (inside[:, None] == outside)).sum()
+    if observe is not None:
+        observe(wrong / pushed.clamp(min=1))
     if not losses:
         return at_least_float32(features[:0]).sum()
     return torch.stack(losses).mean()
 
 
 def point_contrast(
-    features: Tensor, soft_mask: Tensor, inward: Tensor, outward: Tensor, size: Sequence[int], threshold: float | Literal["mean"]
+    features: Tensor,
+    soft_mask: Tensor,
+    inward: Tensor,
+    outward: Tensor,
+    size: Sequence[int],
+    threshold: float | Literal["mean"],
+    sign: Literal["point", "pair"] = "point",
 ) -> Tensor:
     """`beacon_loss` of one image at given points: features [D, h, w], soft mask [C, h', w'], points int64[k, 2] among `size` pixels (H, W)."""
+    similarity, weight = point_pairs(features, soft_mask, inward, outward, size, threshold, sign)
+    return (weight * similarity).mean()
+
+
+def point_pairs(
+    features: Tensor,
+    soft_mask: Tensor,
+    inward: Tensor,
+    outward: Tensor,
+    size: Sequence[int],
+    threshold: float | Literal["mean"],
+    sign: Literal["point", "pair"],
+) -> tuple[Tensor, Tensor]:
+    """Return S^d and the weights of its pairs in the loss, both [k, k], inward points by outward ones; parameters as for `point_contrast`."""
     with torch.autocast(features.device.type, enabled=False):
         i_m, o_m = (_unit_vectors(soft_mask.detach(), points, size) for points in (inward, outward))
         i_d, o_d = _unit_vectors(features.detach(), inward, size), _unit_vectors(features, outward, size)
         s_m, s_d = i_m @ o_m.T, i_d @ o_d.T
         tau = s_m.mean() if threshold == "mean" else threshold
-        sign_i, sign_o = _signs(s_m.mean(dim=1), tau), _signs(s_m.mean(dim=0), tau)
-        return (sign_o * s_d.mean(dim=0)).mean() + (sign_i * s_d.mean(dim=1)).mean()
+        if sign == "pair":
+            return s_d, 2 * _signs(s_m, tau)
+        return s_d, _signs(s_m.mean(dim=1, keepdim=True), tau) + _signs(s_m.mean(dim=0, keepdim=True), tau)
 
 
 def at_pixels(maps: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
@@ -208,6 +249,6 @@ def _unit_vectors(maps: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
     return functional.normalize(vectors, dim=1) * vectors.any(dim=1, keepdim=True)
 
 
-def _signs(mean_similarity: Tensor, tau: Tensor | float) -> Tensor:
-    margin = tau - mean_similarity
+def _signs(similarity: Tensor, tau: Tensor | float) -> Tensor:
+    margin = tau - similarity
     return margin.sign() * (margin.abs() > _TIE)

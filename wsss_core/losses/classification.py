@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,7 +38,7 @@ def probability_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
         return functional.binary_cross_entropy(at_least_float32(probabilities).clamp(1e-6, 1 - 1e-6), labels.to(probabilities.dtype))
 
 
-def hybrid_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def hybrid_loss(logits: Tensor, labels: Tensor, pair: Literal["probabilities", "scores"] = "probabilities") -> Tensor:
     """Hybrid classification loss of MuSCLe (Eq. 7): binary cross-entropy + focal loss + pair loss.
 
     Parameters
@@ -45,8 +47,11 @@ def hybrid_loss(logits: Tensor, labels: Tensor) -> Tensor:
         float[N, C-1], one per foreground class.
     labels
         float[N, C-1], 1 where the class is in the image, else 0.
+    pair
+        What the pair loss compares: `pair_loss` of probabilities or `score_pair_loss` of scores.
     """
-    return multilabel_soft_margin(logits, labels) + focal_loss(logits, labels) + pair_loss(logits, labels)
+    pairs = pair_loss if pair == "probabilities" else score_pair_loss
+    return multilabel_soft_margin(logits, labels) + focal_loss(logits, labels) + pairs(logits, labels)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
@@ -96,3 +101,34 @@ def pair_loss(logits: Tensor, labels: Tensor) -> Tensor:
     probabilities = at_least_float32(logits).sigmoid()
     absent, present = (1 - labels) * probabilities, labels * probabilities
     return torch.log1p(absent.exp().mean(dim=1) * present.neg().exp().mean(dim=1)).mean()
+
+
+def score_pair_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-sum-exp pairwise loss of scores, LSEP: present classes have to rank above absent ones; mean over images.
+
+    With s the scores it is log(1 + sum over absent u and present v of exp(s_u - s_v)).
+
+    Parameters
+    ----------
+    logits
+        float[N, C-1], s.
+    labels
+        float[N, C-1], 1 where the class is in the image, else 0.
+
+    Returns
+    -------
+    Scalar >= 0. An image with none or all of the classes has no pair: 0, with a gradient of 0.
+
+    Notes
+    -----
+    Source: Li et al., CVPR 2017, Eq. 4, which MuSCLe cites for its pair loss. It is not bounded: the gradient of a pair that is ranked the wrong way does
+    not vanish, as that of `pair_loss` does. The sum over pairs is the product of one over u and one over v; the logarithm is of the
+    sums, so that no exp overflows.
+    """
+    scores = at_least_float32(logits)
+    present = labels > 0
+    lowest = torch.finfo(scores.dtype).min / 4  # the sum of two is finite: no NaN where there is no pair
+    absent_sum, present_sum = (
+        values.masked_fill(left_out, lowest).logsumexp(dim=1) for values, left_out in ((scores, present), (-scores, ~present))
+    )
+    return functional.softplus(absent_sum + present_sum).mean()

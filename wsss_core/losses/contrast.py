@@ -11,7 +11,10 @@ from torch.nn import functional
 
 from wsss_core.losses.precision import at_least_float32
 from wsss_core.losses.reconstruction import normalised_cams
+from wsss_core.losses.regional import with_background
 from wsss_core.nn.tiles import merge, split
+
+PixelVectors = Literal["relu", "background", "centred"]
 
 _LEAST_FOREGROUND = 0.05
 """A class that weighs less than this in the mean over a tile's cells is not in the tile: the direction of next to nothing has a huge gradient."""
@@ -222,32 +225,45 @@ def sharing_pairs(labels: Tensor) -> Tensor:
         return present @ present.T > 0
 
 
-def pixel_contrast(features: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+def pixel_contrast(
+    features: Tensor, targets: Tensor, valid: Tensor | None = None, *, vectors: PixelVectors = "relu", shortest: float = 0.0
+) -> Tensor:
     """Pixel level contrast, PIXC: minus the mean cosine of corresponding cells (MuSCLe, Eq. 3).
 
     Parameters
     ----------
     features
-        float[N, D, h, w], of one crop: class activation maps, in which negative values count as 0.
+        float[N, D, h, w], of one crop: class activation maps as they are, of either sign.
     targets
         float[N, D, h, w], of the other crop at the same places; they get no gradient.
     valid
         bool[N, h, w], the cells that both crops show. None: all.
+    vectors
+        What is compared in a cell. `relu`: the maps, of which negative values count as 0. `background`: D + 1 values in [0, 1], `with_background`
+        (Eqs. 4, 5). `centred`: the maps less their means over the cells of the crop.
+    shortest
+        Vectors shorter than this are divided by it instead of by their length (logits; 0: none are). The gradient of a direction is one over the
+        length: without a limit nearly all of the gradient comes from the few cells that are nearly 0.
 
     Returns
     -------
-    Scalar in [-1, 0]: the mean over all valid cells of the batch; 0, with a gradient of 0, if there is none. Where a vector is 0 the
-    cosine counts as 0 and has no gradient. In float32 also under autocast.
+    Scalar in [-1, 1]: the mean over all valid cells of the batch; 0, with a gradient of 0, if there is none. A cell's gradient is no longer than
+    1 / `shortest` over the number of valid cells (of `background`, whose vectors are never short, than 1 over it; of `centred`, through the means, than twice as much). Without `shortest` the
+    cosine of a vector of 0 counts as 0 and has no gradient. In float32 also under autocast.
 
     Notes
     -----
     The paper does not say what of a map is compared. Of raw logits, nearly all negative, any two cells agree (a cosine of 0.99 before any
-    training), so it is what the map shows (ours). With a single class a cosine has nothing to say, and no gradient.
+    training). What the maps show, `relu`, is nearest to the text, but has no gradient where a map of the first crop is not above 0, so that an
+    object which that crop misses cannot be switched on; where both crops fire the same single class it is 1 and says nothing. The vectors of
+    Eqs. 4 and 5, the paper's own for its next term, have a gradient in every cell. With a single class the cosine of `relu` has nothing to
+    say, and that of `centred` no more than the sign.
     """
-    unit, target = (functional.normalize(at_least_float32(value).relu(), dim=1) for value in (features, targets.detach()))
+    unit, target = (_directions(value, vectors, shortest) for value in (features, targets.detach()))
     cosine = (unit * target).sum(dim=1)
-    counted = torch.ones_like(cosine, dtype=torch.bool) if valid is None else valid
-    return -torch.where(counted & _has_direction(unit), cosine, 0).sum() / counted.sum().clamp(min=1)
+    valid = torch.ones_like(cosine, dtype=torch.bool) if valid is None else valid
+    counted = valid if shortest > 0 else valid & _has_direction(unit)
+    return -torch.where(counted, cosine, 0).sum() / valid.sum().clamp(min=1)
 
 
 def patch_contrast(embeddings: Tensor, scores: Tensor, labels: Tensor, epsilon: float = 0.85) -> Tensor:
@@ -299,6 +315,18 @@ def _contrast(terms: Callable[[Tensor, Tensor, Tensor], Tensor], embeddings: Ten
     positive, negative = (pairs & directed[:, None] & directed for pairs in image_pairs(labels))
     anchors = (positive | negative).any(dim=1).sum()
     return terms(similarity, positive, negative).sum() / anchors.clamp(min=1)
+
+
+def _directions(maps: Tensor, vectors: PixelVectors, shortest: float) -> Tensor:
+    """Return the vectors that `pixel_contrast` compares, of length 1 unless they are shorter than `shortest`."""
+    maps = at_least_float32(maps)
+    if vectors == "relu":
+        compared = maps.relu()
+    elif vectors == "background":
+        compared = with_background(maps)
+    else:
+        compared = maps - maps.mean(dim=(2, 3), keepdim=True)
+    return functional.normalize(compared, dim=1, eps=max(shortest, 1e-12))
 
 
 def _has_direction(unit: Tensor) -> Tensor:

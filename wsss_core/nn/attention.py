@@ -115,7 +115,8 @@ class SpatialAttention(nn.Module):
     channels
         G, the number of maps.
     temperature
-        Of the softmax, > 0; smaller: nearer to the most similar cells alone.
+        Of the softmax, > 0; smaller: nearer to the most similar cells alone. None: Eq. 2 as printed, softmax(g1(M)^T g2(M)) g3(M), without
+        means, lengths or temperature.
 
     Notes
     -----
@@ -125,7 +126,7 @@ class SpatialAttention(nn.Module):
     identities (ours): from random ones every cell would begin with the mean of the whole map. In float32 also under autocast.
     """
 
-    def __init__(self, channels: int, temperature: float = 0.1) -> None:
+    def __init__(self, channels: int, temperature: float | None = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
         self.query, self.key = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
@@ -138,9 +139,10 @@ class SpatialAttention(nn.Module):
         """Return attended maps [N, G, h, w] of maps [N, G, h, w]; `features` are not used."""
         with torch.autocast(maps.device.type, enabled=False):
             query, key, value = (each(maps.float()).flatten(2) for each in (self.query, self.key, self.value))
-            query, key = (functional.normalize(each - each.mean(dim=2, keepdim=True), dim=1, eps=_SHORTEST) for each in (query, key))
+            if self.temperature is not None:
+                query, key = (functional.normalize(each - each.mean(dim=2, keepdim=True), dim=1, eps=_SHORTEST) for each in (query, key))
             query, key, value = (each.transpose(1, 2) for each in (query, key, value))
-            attended = functional.scaled_dot_product_attention(query, key, value, scale=1 / self.temperature)
+            attended = functional.scaled_dot_product_attention(query, key, value, scale=1 / (self.temperature or 1))
         return attended.transpose(1, 2).reshape(maps.shape)
 
 

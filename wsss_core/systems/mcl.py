@@ -25,6 +25,9 @@ from wsss_core.nn.attention import PixelCorrelation, SpatialAttention
 from wsss_core.systems.base import Batch, Progress, Sample
 from wsss_core.systems.cam import Cam, CamNet
 
+_SHORTEST = 0.25
+"""Of the vectors that PIXC compares, in logits: nine tenths of ReLU's squared gradient came from shorter ones, whose median length is 1."""
+
 
 class Views(NamedTuple):
     """What the network gives of a batch of N images with G classes, in the letters of the paper.
@@ -54,8 +57,8 @@ class MclNet(CamNet):
         super().__init__(config, num_classes)
         self.attention: nn.Module | None = None
         if config.compares_crops:
-            sam = config.attention == "sam"
-            self.attention = SpatialAttention(num_classes - 1) if sam else PixelCorrelation(self.features.out_channels)
+            pcm = config.attention == "pcm"
+            self.attention = PixelCorrelation(self.features.out_channels) if pcm else spatial_attention(config, num_classes)
 
     def maps_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the maps after the attention module and before it, both [N, G, h, w]."""
@@ -85,7 +88,8 @@ class Mcl(Cam):
     second the one without gradient, and not also the other way round; both are cut from the image that the classification sees,
     where it is no padding, and their centres are at most half a crop apart in either direction. The agreement is measured on a
     grid over what both show, as fine as the maps. Batch normalisation learns its statistics from images and crops alike. Without
-    `lambda_pixel` and `lambda_region` nothing would teach the attention module: there is none, and the maps are the plain classifier's.
+    `lambda_pixel` and `lambda_region` nothing would teach the attention module: there is none, and the maps are the plain classifier's, unless
+    `test_maps` wants them after the module as it starts. PIXC compares vectors of at least a quarter of a logit.
     """
 
     config_type: ClassVar[type[Classifier]] = MclClassifier
@@ -117,8 +121,10 @@ class Mcl(Cam):
             for weight, start in ((config.lambda_pixel, config.pixel_from), (config.lambda_region, config.region_from))
         )
         views = cast(Views, model(batch["image"], batch["crops"]) if pixel or region else model(batch["image"]))
-        classify = hybrid_loss if config.classification_loss == "hybrid" else multilabel_soft_margin
-        losses = {"classification": classify(views.maps.mean(dim=(2, 3)), labels)}  # Eq. 7
+        logits = views.maps.mean(dim=(2, 3))
+        hybrid = config.classification_loss == "hybrid"
+        classification = hybrid_loss(logits, labels, config.pair_loss) if hybrid else multilabel_soft_margin(logits, labels)  # Eq. 7
+        losses = {"classification": classification}
         if config.lambda_image > 0 and epoch >= config.image_from:
             contrast = image_contrast if config.image_loss == "imc" else supervised_contrast
             losses["image"] = config.lambda_image * contrast(views.embeddings, labels, temperature=config.temperature)  # Eq. 1
@@ -128,16 +134,26 @@ class Mcl(Cam):
                 _overlap(maps, batch["overlap"][:, i], config.crop_pair) for i, maps in enumerate((views.attended, views.other_maps))
             )
             if pixel:
-                losses["pixel"] = config.lambda_pixel * pixel_contrast(attended, other)  # Eq. 3
+                cosine = pixel_contrast(attended, other, vectors=config.pixel_vectors, shortest=_SHORTEST)
+                losses["pixel"] = config.lambda_pixel * cosine  # Eq. 3
             if region:
                 losses["region"] = config.lambda_region * regional_contrast(attended, other)  # Eqs. 4 to 6
         return losses
 
     def cams(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ReLU(M'), the maps after the attention module, and the class logits, of those before it."""
+        """Return ReLU(M'), the maps after the attention module, or ReLU(M) as `test_maps` wants it, and the class logits, of the maps before it."""
         assert isinstance(model, MclNet)
         attended, maps = model.maps_of(images)
+        if self.config.test_maps == "plain":
+            attended = maps
+        elif self.config.test_maps == "attended" and model.attention is None:
+            attended = spatial_attention(self.config, self.num_classes).to(maps.device)(images, maps)
         return functional.relu(attended), maps.mean(dim=(2, 3))
+
+
+def spatial_attention(config: MclClassifier, num_classes: int) -> SpatialAttention:
+    """Return the spatial attention as it starts, `sam` or, as printed, `sam_plain`."""
+    return SpatialAttention(num_classes - 1, temperature=0.1 if config.attention == "sam" else None)
 
 
 def crop_pair(image: Tensor, inside: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_core.config import Walk
 from wsss_core.data.images import read_image, read_mask
 from wsss_core.data.index import DataIndex, Record
-from wsss_core.errors import UserError
 from wsss_core.systems.base import Sample, System
+from wsss_core.systems.initial import start_from_classifier
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,7 @@ class PairSystem(System):
 
     def start(self, model: nn.Module, inputs: dict[str, Path]) -> None:
         """Load the backbone of the trained classifier, if the stage builds on one."""
-        if "classifier" not in inputs:
-            return
-        path = inputs["classifier"] / "model.safetensors"
-        try:
-            state = {name: value for name, value in load_file(path).items() if name.startswith("features.")}
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
-        own = {name: value.shape for name, value in model.state_dict().items() if name.startswith("features.")}
-        if {name: value.shape for name, value in state.items()} != own:
-            raise UserError(f"{path}: its backbone is not {self.config.backbone}; use `initial: weights`")
-        model.load_state_dict(state, strict=False)
+        start_from_classifier(model, inputs, self.config.backbone)
 
     def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
         """Return the function from a record to an augmented image [3, S, S] and its labels int64[S, S], 255 where unsure or padded."""

@@ -25,6 +25,7 @@ from wsss_core.nn.bifpn import BiFPNDecoder
 from wsss_core.nn.decoders import decode, make_decoder
 from wsss_core.refine.soft_masks import SoftMasks, one_hot
 from wsss_core.systems.base import Batch, Progress, Sample, SegmentSystem
+from wsss_core.systems.initial import start_from_classifier
 
 _CELL = 4
 """Pixels of the crop per cell of the soft masks: the stride of the decoder's features."""
@@ -66,6 +67,10 @@ class Segment(SegmentSystem):
         """Return backbone and decoder."""
         return SegmentationNet(self.config, self.num_classes)
 
+    def start(self, model: nn.Module, inputs: dict[str, Path]) -> None:
+        """Load the backbone of the trained classifier, if the stage builds on one (MuSCLe, Fig. 1)."""
+        start_from_classifier(model, inputs, self.config.backbone)
+
     def load(self, index: DataIndex, inputs: dict[str, Path]) -> Callable[[Record], Sample]:
         """Return the function from a record to an augmented image [3, S, S] and labels int64[S, S], 255 where padded.
 
@@ -100,10 +105,10 @@ class Segment(SegmentSystem):
         return load
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return the pixel-wise cross-entropy and, if asked for, BEACON."""
-        if self.config.loss != "beacon":
-            return {"segmentation": pixel_cross_entropy(model(batch["image"]), batch["target"])}
+        """Return the pixel-wise cross-entropy and, if asked for and from its time on, BEACON."""
         config = self.config
+        if config.loss != "beacon" or progress.fraction < config.beacon_from:
+            return {"segmentation": pixel_cross_entropy(model(batch["image"]), batch["target"])}
         logits, features = cast(Dense, model(batch["image"], dense=True))
         contrast = beacon_loss(
             features,
@@ -112,7 +117,9 @@ class Segment(SegmentSystem):
             steps=config.beacon_steps,
             samples=config.beacon_samples,
             threshold=config.beacon_threshold,
+            sign=config.beacon_sign,
             ignore=batch["target"] == IGNORE,
+            observe=lambda wrong: self.observe(beacon_wrong=wrong),
         )
         # MuSCLe, Eq. 9
         return {"segmentation": pixel_cross_entropy(logits, batch["target"]), "beacon": config.lambda_beacon * contrast}
