@@ -181,9 +181,12 @@ def test_the_preset_of_muscle_has_the_papers_values() -> None:
     assert (classifier.crop_size, classifier.crop_pair, classifier.attention, classifier.temperature) == (448, 224, "sam", 1)
     assert (classifier.lambda_image, classifier.lambda_pixel, classifier.lambda_region) == (1, 1, 1)
     assert (classifier.image_from, classifier.pixel_from, classifier.region_from, classifier.epochs) == (4, 8, 12, 16)
-    assert (classifier.batch_size, segmenter.batch_size, segmenter.bifpn_layers) == (16, 6, 3)
+    assert (classifier.pair_loss, classifier.pixel_vectors) == ("scores", "relu")
+    assert (classifier.batch_size, segmenter.batch_size, segmenter.bifpn_layers) == (6, 6, 3)
     assert (segmenter.lambda_beacon, segmenter.beacon_steps, segmenter.beacon_samples, segmenter.beacon_threshold) == (0.05, 7, 128, "mean")
-    assert (walk["beta"], walk["steps"], chain.stages["boundary"].parameters["backbone"]) == (8, 64, "resnet50.tv_in1k")
+    assert (segmenter.beacon_sign, segmenter.beacon_from) == ("point", 0)
+    assert (walk["beta"], walk["steps"], chain.stages["boundary"].parameters["backbone"]) == (8, 2**8, "resnet50.tv_in1k")
+    assert chain.stages["segmenter"].upstream["classifier"] is chain.stages["classifier"]  # Fig. 1: one encoder
     assert chain.stages["segmenter"].upstream["scores"] is chain.stages["walk"]  # BEACON's soft masks
 
 
@@ -217,10 +220,11 @@ def test_the_studies_of_muscle_share_their_stages() -> None:
 
     own = {kind: stage.id for kind, stage in planned(preset).chains[0].stages.items()}
     for study in ("table3", "table4", "table5", "table6", "figure8"):
-        assert ids(study, "classifier") == {own["classifier"]} and own["segmenter"] in ids(study, "segmenter")
+        assert own["classifier"] in ids(study, "classifier") and own["segmenter"] in ids(study, "segmenter")
     assert own["classifier"] in ids("table1", "classifier") & ids("table2", "classifier")
-    assert len(ids("table1", "classifier") & ids("figureA10", "classifier")) == 1  # imc in batches of 16
-    assert ids("table3", "pseudo") == ids("table5", "pseudo") == {own["pseudo"]} < ids("table4", "pseudo") < ids("table2", "pseudo")
+    assert {own["classifier"]} == ids("figure8", "classifier") < ids("table4", "classifier") < ids("table3", "classifier")
+    assert ids("table5", "classifier") == ids("table4", "classifier") and len(ids("table3", "classifier")) == 3  # b3, b5, b7
+    assert ids("table5", "pseudo") < ids("table3", "pseudo") and len(ids("table4", "pseudo") & ids("table2", "pseudo")) == 2  # b7's
     assert len(ids("table3", "segmenter") & ids("table4", "segmenter")) == 4  # b5 and b7, with and without BEACON
     assert ids("table6", "segmenter") < ids("table5", "segmenter") < ids("table3", "segmenter")
     assert ids("figure8", "segmenter") < ids("table3", "segmenter")
@@ -236,7 +240,9 @@ def test_the_segmenters_of_muscle_are_those_of_their_tables() -> None:
         for chain in plan.chains:
             values = chain.stages["segmenter"].parameters
             backbone = values["backbone"].removeprefix("tf_efficientnet_").removesuffix(".aa_in1k")
-            assert values["batch_size"] == {"b3": 16, "b5": 8, "b7": 6}[backbone]
+            encoder = chain.stages["classifier"].parameters
+            assert encoder["batch_size"] == values["batch_size"] == {"b3": 16, "b5": 8, "b7": 6}[backbone]
+            assert encoder["backbone"] == values["backbone"] and values["initial"] == "classifier"
             assert ("affinity" in chain.name) == ("affinity" in chain.stages)
             found[chain.name] = (backbone, *(values.get(key) for key in keys))
         return found
@@ -284,9 +290,14 @@ def test_made_images_laid_last_have_their_own_tolerance_and_voc_can_have_the_mas
 def test_the_rows_of_muscle_have_one_budget_and_the_small_studies_share_pseudo_masks() -> None:
     plan = planned(WORKFLOW / "studies/muscle.yaml")
     rows = {chain.name: chain for chain in plan.chains if chain.seed == 0}
-    assert list(rows)[:5] == ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "mcl"]
+    trained = ["baseline", "hcl", "hcl+imc", "hcl+imc+pixc", "hcl+imc+pixc-relu", "mcl"]
+    assert [name for name in rows if name in trained] == trained
     classifiers = {name: chain.stages["classifier"] for name, chain in rows.items()}
-    assert len({stage.id for stage in classifiers.values()}) == 5
+    assert len({stage.id for stage in classifiers.values()}) == len({classifiers[name].id for name in trained}) == len(trained)
+    for name in ("hcl+imc+pixc", "hcl+imc+pixc-relu", "mcl", "hcl+imc"):  # M and M', of one training
+        other = "hcl+imc-attended" if name == "hcl+imc" else f"{name}-plain"
+        assert classifiers[other].id == classifiers[name].id and rows[other].stages["cams"].id != rows[name].stages["cams"].id
+    assert {classifiers[name].parameters.get("pixel_vectors") for name in ("hcl+imc+pixc", "hcl+imc+pixc-relu")} == {"background", "relu"}
     budget = {"backbone", "epochs", "batch_size", "lr", "head_lr_factor", "resize", "crop_size", "output_stride", "optimizer"}
     assert len({str({key: stage.parameters[key] for key in sorted(budget)}) for stage in classifiers.values()}) == 1
     assert all(classifiers[name].id == classifiers["mcl"].id for name in ("mcl-multi-scale", "refined-affinity", "refined-boundary"))
@@ -294,10 +305,14 @@ def test_the_rows_of_muscle_have_one_budget_and_the_small_studies_share_pseudo_m
     refined = {chain.seed: chain.stages["pseudo"].id for chain in plan.chains if chain.name == "refined-boundary"}
     assert {chain.seed: chain.stages["pseudo"].id for chain in beacon.chains} == refined
     for seed in refined:
-        segmenters = [chain.stages["segmenter"].parameters for chain in beacon.chains if chain.seed == seed]
-        assert [(values["bifpn_layers"], values.get("loss")) for values in segmenters] == [
-            (layers, loss) for layers in (1, 2, 3) for loss in (None, "beacon")
-        ]
+        segmenters = {chain.name: chain.stages["segmenter"].parameters for chain in beacon.chains if chain.seed == seed}
+        keys = ("bifpn_layers", "loss", "beacon_sign", "beacon_from", "initial")
+        assert {name: tuple(values.get(key) for key in keys) for name, values in segmenters.items()} == {
+            "no-beacon": (3, None, None, None, None),
+            "beacon": (3, "beacon", "pair", 0.25, None),
+            "beacon-point": (3, "beacon", "point", 0, None),
+            "classifier-start": (3, None, None, None, "classifier"),
+        }
     assert all(chain.evaluations["segmenter"].parameters["boundary_tolerance"] == 3 for chain in beacon.chains)
 
 
