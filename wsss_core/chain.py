@@ -221,6 +221,8 @@ class _ChainBuilder:
         if not isinstance(own, IsimClassifier):
             return
         labels = own.labels.model_dump(mode="json", include={"scales", "flip", "crf", "threshold"})
+        if own.labels.crf not in ("none", "labels"):  # a background channel decides
+            labels["threshold"] = None
         for epoch in own.label_epochs:
             protocol = {**labels, "image_labels": True, "walk": "none", "epoch": epoch}
             self._evaluate(f"pseudo-epoch{epoch}", {"split": "train", "round": epoch}, protocol, masks=classifier)

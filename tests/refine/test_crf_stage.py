@@ -149,7 +149,7 @@ def test_masks_follow_the_threshold_of_the_threshold_stage(tree: Tree) -> None:
 
 def test_stopped_and_started_again_gives_the_same_bytes(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     refine_with_crf(tree.stage("crf", REFINE, output="undisturbed"))
-    refined, count = crf_stage._refine_image, iter(range(1000))
+    refined, count = crf_stage.refine_image, iter(range(1000))
 
     def stop_at_five(*arguments: Any) -> Any:
         if next(count) == 5:
@@ -157,13 +157,13 @@ def test_stopped_and_started_again_gives_the_same_bytes(tree: Tree, monkeypatch:
         return refined(*arguments)
 
     stage = tree.stage("crf", REFINE)
-    monkeypatch.setattr(crf_stage, "_refine_image", stop_at_five)
+    monkeypatch.setattr(crf_stage, "refine_image", stop_at_five)
     with pytest.raises(KeyboardInterrupt):
         refine_with_crf(stage)
     assert [path.name for path in stage.resume.iterdir()] == ["shard-00000.h5"]
     assert not (stage.output / "scores.h5").exists()
     seen = []
-    monkeypatch.setattr(crf_stage, "_refine_image", lambda *arguments: seen.append(arguments[-1][0]) or refined(*arguments))
+    monkeypatch.setattr(crf_stage, "refine_image", lambda *arguments: seen.append(arguments[-1][0]) or refined(*arguments))
     refine_with_crf(stage)
     assert seen == IDS[3:]
     assert (stage.output / "scores.h5").read_bytes() == (tree.root / "undisturbed" / "scores.h5").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from conftest import metrics, prepared, stage_at
 from wsss_core import cams
 from wsss_core.cams import multiscale_cams, normalise_cams
 from wsss_core.config import Cams, OwnLabels
-from wsss_core.data.images import read_image, save_mask
+from wsss_core.data.images import read_image, read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
 from wsss_core.engine import loop
@@ -30,10 +31,12 @@ from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
+from wsss_core.refine.pseudo_stage import make_mask
 from wsss_core.refine.scores import upsample
 from wsss_core.report.figures import write_figures
 from wsss_core.report.gallery import write_gallery
 from wsss_core.results import collect
+from wsss_core.store import ScoreWriter
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Run
 from wsss_core.systems.isim import Isim
@@ -59,11 +62,15 @@ def outcome(directory: Path) -> tuple[dict[str, bytes], bytes, str]:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"scales": [0.5, 1.0], "threshold": 0.2}, {"scales": [1.0], "flip": False, "resize": 96, "crf": "none", "threshold": 0.4}]
+    "labels",
+    [
+        {"scales": [0.5, 1.0], "threshold": 0.2, "crf": "labels"},
+        {"scales": [1.0], "flip": False, "resize": 96, "crf": "none", "threshold": 0.4},
+    ],
 )
 def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Planned, do: Do, labels: dict[str, Any]) -> None:
     """By hand: the model of a training that ends there, its maps, cut, refined by the CRF."""
-    own = {**ISIM, "labels": labels}
+    own = {**ISIM, "labels": {**labels, "recalibrate": False}}
     config = Cams(**{key: labels[key] for key in ("scales", "flip", "resize") if key in labels})
     directory = prepared(planned, do, {"classifier": own})
     loop.train(stage_at(directory))
@@ -131,6 +138,7 @@ def dies(function: Callable[..., Any], call: int) -> Callable[..., Any]:
 PHASES = {
     # what is interrupted, at which call, what is there of rounds then
     "the class epoch": (Isim, "losses", 2, 0),
+    "the first round's statistics": (loop._Fit, "_on_device", 5, 0),
     "the first round's maps": (cams, "multiscale_cams", 7, 0),
     "the first round's masks": (rounds, "make_mask", 4, 0),
     "packing the first round": (rounds, "pack_masks", 1, 0),
@@ -229,7 +237,7 @@ def test_processes_share_the_images(planned: Planned, do: Do, monkeypatch: pytes
         fabric: Any = SimpleNamespace(
             global_rank=rank, world_size=2, is_global_zero=rank == 0, device="cpu", barrier=lambda: None, all_reduce=lambda x, reduce_op: x
         )
-        rounds.make_round(Run(model, index, [], stage, fabric), system, OwnLabels(scales=(1.0,)), 0)
+        rounds.make_round(Run(model, index, [], stage, fabric), system, OwnLabels(scales=(1.0,), recalibrate=False), 0)
     ids = [record.id for record in index.split("train")]
     assert made == [ids[1::2], ids[::2]]
     assert all(read_mask_of(round_archive(directory, 0), image_id).shape == (64, 64) for image_id in ids)
@@ -290,19 +298,24 @@ def test_rounds_on_convergence_are_made_and_resumed(planned: Planned, do: Do, mo
     assert outcome(directory) == undisturbed
 
 
-def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path) -> None:
-    plan = planned({"classifier": {**ISIM, "class_epochs": 0, "regenerate": 3}, "refine": {"method": "none"}, "segmenter": None})
+@pytest.mark.parametrize(
+    ("labels", "rule"), [({}, "argmax"), ({"threshold": 0.3, "crf": "labels"}, "fixed"), ({"threshold": "auto", "crf": "none"}, "auto")]
+)
+def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path, labels: dict[str, Any], rule: str) -> None:
+    own = {**ISIM, "class_epochs": 0, "regenerate": 3, "labels": {"scales": [1.0], **labels}}
+    plan = planned({"classifier": own, "refine": {"method": "none"}, "segmenter": None})
     chain = plan.chains[0]
     assert [name for name in chain.evaluations if name.startswith("pseudo-")] == ["pseudo-epoch0", "pseudo-epoch3"]
     for name in chain.all_stages:
         do(plan, name)
     judged = read_json(plan.directory(chain.evaluations["pseudo-epoch3"]) / "figures.json")
-    assert judged["protocol"]["epoch"] == 3 and judged["protocol"]["crf"] == "labels" and judged["split"] == "train"
+    assert judged["protocol"]["epoch"] == 3 and judged["protocol"]["crf"] == labels.get("crf", "vitpcm") and judged["split"] == "train"
     index = read_index(plan.directory(chain.stages["data"]), None)
     place = round_archive(plan.directory(chain.stages["classifier"]), 3)
     assert judged["figures"][0]["miou"] == segmentation_metrics(count_masks(index, place, index.split("train")).confusion)["miou"]
     (figure,) = judged["figures"]
-    assert (figure["rule"], figure["threshold"]) == ("fixed", 0.3) and 0 < figure["miou"] < 1
+    chosen = read_json(place.with_suffix(".json"))["threshold"] if rule == "auto" else labels.get("threshold")
+    assert (figure["rule"], figure["threshold"]) == (rule, chosen) and 0 < figure["miou"] < 1
     record = collect(plan.chain_spec_path(chain))
     names = {path.name for path in write_figures([record], tmp_path / "figures")}
     assert {"own_labels_over_training.svg", "own_labels_over_training.png"} <= names and "cams_over_training.svg" not in names
@@ -310,6 +323,138 @@ def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path) -
     assert len(list((tmp_path / "gallery" / "train").glob("*.png"))) == 2
     manifest = read_json(plan.directory(chain.stages["classifier"]) / "manifest.json")
     assert {"rounds/epoch-0000.zip", "rounds/epoch-0003.zip"} <= set(manifest["outputs"])
+
+
+def run_of(directory: Path, model: torch.nn.Module, batches: Callable[[], Any] = tuple) -> Run:
+    """What the loop of one process would hand over between epochs."""
+    stage = stage_at(directory)
+    index = read_index(stage.input("data"), None)
+    fabric: Any = SimpleNamespace(
+        global_rank=0, world_size=1, is_global_zero=True, device="cpu", barrier=lambda: None, all_reduce=lambda x, reduce_op: x
+    )
+    return Run(model, index, [], stage, fabric, batches)
+
+
+@pytest.mark.parametrize(
+    ("labels", "stages"),
+    [
+        ({}, {}),
+        ({"crf": "soft"}, {"refine": {"crf": "soft"}}),
+        ({"threshold": 0.3, "crf": "muscle"}, {"refine": {"background": 0.3, "crf": "muscle"}}),
+        ({"threshold": "auto", "crf": "labels"}, {"refine": {"method": "none"}, "pseudo": {"crf": "labels"}}),
+        ({"threshold": 0.3, "crf": "none"}, {"refine": {"method": "none"}, "pseudo": {"threshold": 0.3}}),
+    ],
+)
+def test_a_rounds_labels_are_what_the_stages_make_of_the_same_model(
+    planned: Planned, do: Do, labels: dict[str, Any], stages: dict[str, Any]
+) -> None:
+    """The defaults of a round are those of the pipeline: Otsu's background and the CRF `vitpcm`."""
+    plan = planned({**stages, "cams": {"scales": [1.0]}, "segmenter": None})
+    masks = do(plan, "pseudo") / "masks"
+    directory = plan.directory(plan.chains[0].stages["classifier"])
+    trained = load_model(directory)
+    run = run_of(directory, trained.model)
+    rounds.make_round(run, trained.system, OwnLabels(scales=(1.0,), recalibrate=False, **labels), 7)
+    archive, shown = round_archive(directory, 7), set()
+    for record in run.index.split("train"):
+        made = read_mask_of(archive, record.id, run.index.num_classes)
+        assert np.array_equal(made, read_mask(masks / f"{record.id}.png")), record.id
+        shown |= set(np.unique(made))
+    assert shown > {0}
+    assert archive.with_suffix(".json").exists() == (labels.get("threshold") == "auto")
+    if labels.get("threshold") == "auto":
+        chosen = plan.directory(plan.chains[0].stages["cams-threshold"])
+        assert read_json(archive.with_suffix(".json")) == read_json(chosen / "threshold.json")
+
+
+def test_each_image_can_have_its_own_threshold(tmp_path: Path) -> None:
+    """Maps of two heights: what parts the values of the one is nothing for the other."""
+    with ScoreWriter(tmp_path / "scores.h5", 3) as writer:
+        for number, low in enumerate((0.1, 0.6)):
+            scores = np.full((1, 8, 8), low, np.float32)
+            scores[:, :4] = low + 0.3
+            writer.add(str(number), scores, np.array([2], np.int32), (8, 8))
+        writer.add("none", np.zeros((0, 8, 8), np.float32), np.zeros(0, np.int32), (8, 8))
+    for name, rows in (("0", 4), ("1", 4), ("none", 0)):
+        pixels = make_mask(tmp_path / "scores.h5", tmp_path / "masks", {"threshold": "otsu", "crf": "none"}, (name, tmp_path))
+        assert pixels[[0, 2]].tolist() == [64 - 8 * rows, 8 * rows]
+
+
+def untrained(planned: Planned, do: Do) -> tuple[Path, Isim, Any]:
+    """Directory, system and model of a training that has not begun,."""
+    directory = prepared(planned, do, {"classifier": ISIM})
+    stage = stage_at(directory)
+    index = read_index(stage.input("data"), None)
+    system = make_system(stage.parameters, index.num_classes, "test")
+    assert isinstance(system, Isim)
+    torch.manual_seed(0)
+    return directory, system, system.build()
+
+
+def batches_of(count: int) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    return [{"image": torch.randn(4, 3, 64, 64, generator=generator) * (1 + i)} for i in range(count)]
+
+
+def test_recalibrated_statistics_are_those_of_the_batches(planned: Planned, do: Do) -> None:
+    directory, _, model = untrained(planned, do)
+    batches, before = batches_of(3), {name: value.clone() for name, value in model.state_dict().items()}
+    made = rounds.recalibrated(run_of(directory, model, lambda: batches), 0, "test")
+    layers = {name: layer for name, layer in model.features.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen[name].append((inputs[0].mean(dim=(0, 2, 3)), inputs[0].transpose(0, 1).flatten(1).var(dim=1)))
+        )
+    model.train()
+    with torch.no_grad():
+        for batch in batches:
+            copy.deepcopy(model)(batch["image"])
+    assert len(layers) > 3
+    for name, statistics in seen.items():
+        layer = made.features.get_submodule(name)
+        assert layer.momentum == layers[name].momentum is not None
+        for found, of_batches in zip((layer.running_mean, layer.running_var), zip(*statistics, strict=True), strict=True):
+            torch.testing.assert_close(found, torch.stack(of_batches).mean(dim=0), rtol=1e-4, atol=1e-5)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()), "the training goes on with what it had"
+
+
+@pytest.mark.parametrize("recalibrate", [True, False])
+def test_labels_do_not_depend_on_statistics_that_lag_behind(planned: Planned, do: Do, recalibrate: bool) -> None:
+    directory, system, model = untrained(planned, do)
+    labels, archives = OwnLabels(scales=(1.0,), threshold=0.3, crf="none", recalibrate=recalibrate), []
+    for epoch, lag in enumerate((0.0, 2.0)):
+        with torch.no_grad():
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.BatchNorm2d):
+                    layer.running_mean.add_(lag)
+        torch.manual_seed(epoch)
+        rounds.make_round(run_of(directory, model, lambda: batches_of(3)), system, labels, epoch)
+        archives.append(round_archive(directory, epoch))
+    index = read_index(stage_at(directory).input("data"), None)
+    pairs = [[read_mask_of(archive, record.id, index.num_classes) for archive in archives] for record in index.split("train")]
+    assert all(np.array_equal(*pair) for pair in pairs) == recalibrate
+    assert any(pair[0].any() for pair in pairs)
+
+
+def test_a_round_leaves_the_random_stream_of_the_training_alone(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same labels with and without new statistics: then the same training."""
+    results = []
+    monkeypatch.setattr(rounds, "make_mask", partial(_one_mask, rounds.make_mask))
+    for recalibrate in (True, False):
+        directory = prepared(planned, do, {"classifier": {**ISIM, "labels": {"scales": [1.0], "recalibrate": recalibrate}}})
+        loop.train(stage_at(directory))
+        results.append(outcome(directory))
+    assert results[0] == results[1]
+
+
+def _one_mask(original: Callable[..., Any], source: Path, folder: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> Any:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 1
+    folder.mkdir(parents=True, exist_ok=True)
+    save_mask(folder / f"{item[0]}.png", mask)
+    return original(source, folder, parameters, item)
 
 
 def test_a_system_without_rounds_makes_none(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:

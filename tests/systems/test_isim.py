@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -90,6 +90,9 @@ def test_each_part_has_its_learning_rate(decoder: str) -> None:
         "classifier": 1.0,
         "decoder": pytest.approx(0.01),
     }
+    unset = {kind: isim(decoder=decoder, optimizer=kind, lr=0.1, head_lr_factor=5) for kind in ("sgd", "adam", "adamw")}
+    rates = {kind: made.parameter_groups(model)[2]["lr"] for kind, made in unset.items()}
+    assert rates == pytest.approx({"sgd": 0.01, "adam": 0.5, "adamw": 0.5})
     grouped = [id(p) for group in groups.values() for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
     assert {id(p) for p in groups["decoder"]["params"]} == {id(p) for p in model.decoder.parameters()}
@@ -132,8 +135,37 @@ def test_with_pseudo_labels_every_part_learns(decoder: str) -> None:
     torch.manual_seed(7)
     maps, logits = start(batch["image"], segment=True)
     torch.testing.assert_close(losses["classification"], multilabel_soft_margin(maps.mean(dim=(2, 3)), batch["label"]))
-    torch.testing.assert_close(losses["segmentation"], foreground_cross_entropy(logits, batch["target"]))
+    torch.testing.assert_close(losses["segmentation"], 0.1 * foreground_cross_entropy(logits, batch["target"]))
     assert all(p.grad is not None and p.grad.any() for p in model.decoder.parameters())
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("class_steps", [0, 4])
+def test_the_encoder_hears_more_of_the_classifier_than_of_the_decoder(decoder: str, seed: int, class_steps: int) -> None:
+    """At the defaults: "one of the two losses suppresses the other" is the paper's own second risk."""
+    system, batch = isim(decoder=decoder), batch_of()
+    torch.manual_seed(seed)
+    model = cast(IsimNet, system.build())
+    for _ in range(class_steps):
+        step(system, model, {key: value for key, value in batch.items() if key != "target"})
+    batch["target"] = torch.zeros(3, 64, 64, dtype=torch.int64)  # objects, not single pixels: a gradient that does not cancel out
+    batch["target"][0, :40, :40], batch["target"][0, 40:, 20:], batch["target"][1, 10:, 10:] = 1, 3, 2
+    encoder = list(model.features.parameters())
+    norms = {}
+    for name, loss in system.losses(model.train(), batch, PROGRESS).items():
+        gradients = torch.autograd.grad(loss, encoder, retain_graph=True, allow_unused=True)
+        norms[name] = torch.cat([each.flatten() for each in gradients if each is not None]).norm()
+    assert 0 < norms["segmentation"] < norms["classification"]
+
+
+def test_the_weight_of_the_segmentation_loss_is_the_papers_on_request() -> None:
+    batch, values = batch_of(), {}
+    for weight in (1, 0.1):
+        system = isim(lambda_segmentation=weight)
+        values[weight] = step(system, network(system), batch)
+    torch.testing.assert_close(values[0.1]["segmentation"], 0.1 * values[1]["segmentation"])
+    torch.testing.assert_close(values[0.1]["classification"], values[1]["classification"])
 
 
 @pytest.mark.parametrize(("backbone", "apart"), [("test_resnet", ()), ("mobilenetv2_050", ("conv_head", "bn2"))])
@@ -287,6 +319,12 @@ def test_the_published_code_adds_a_constant_for_images_without_foreground() -> N
         ({"regenerate": "convergence"}, "classifier.regenerate: "),
         ({"decoder": "unet"}, "classifier.decoder: expected 'deeplabv3', 'unet_transposed' or 'unet_bilinear', got 'unet'"),
         ({"labels": {"treshold": 0.3}}, "classifier.labels.treshold: unknown key; did you mean 'threshold'?"),
+        ({"labels": {"threshold": 0, "crf": "soft"}}, "labels: threshold must be greater than 0 for a CRF on scores, got 0 and soft"),
+        (
+            {"labels": {"threshold": "oslo"}},
+            "labels.threshold: input should be a valid number, unable to parse string as a number or 'auto' or 'otsu', got 'oslo'",
+        ),
+        ({"lambda_segmentation": 0}, "classifier.lambda_segmentation: "),
         ({"resize": {"at_leest": 9, "at_most": 8}}, "classifier.resize.at_leest: unknown key; did you mean 'at_least'?"),
         ({"resize": 8}, "classifier.resize: input should be a valid tuple, got 8"),
         ({"resize": [9, 8]}, "resize must be [smallest, largest], got [9, 8]"),
@@ -310,5 +348,26 @@ def test_what_is_not_used_is_in_no_id(planned: Callable[..., Plan]) -> None:
         {"decoder": "unet_bilinear"},
         {"decoder": "unet_bilinear", "decoder_channels": 16},
         {"labels": {"threshold": 0.2}},
+        {"labels": {"recalibrate": False}},
+        {"lambda_segmentation": 1},
     ]
-    assert len({classifier_id(), *(classifier_id(**keys) for keys in others)}) == 6
+    assert len({classifier_id(), *(classifier_id(**keys) for keys in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold", "crf"),
+    [
+        ({}, None, "vitpcm"),
+        ({"threshold": 0.3, "crf": "soft"}, None, "soft"),
+        ({"threshold": 0.3, "crf": "labels"}, 0.3, "labels"),
+        ({"threshold": "otsu", "crf": "none"}, "otsu", "none"),
+        ({"threshold": "auto", "crf": "labels"}, "auto", "labels"),
+    ],
+)
+def test_the_protocol_of_a_round_says_how_its_labels_came_about(
+    planned: Callable[..., Plan], labels: dict[str, Any], threshold: Any, crf: str
+) -> None:
+    """A CRF on scores weighs the background itself: no threshold."""
+    chain = planned({"classifier": {"system": "isim", "class_epochs": 1, "labels": labels}}).chains[0]
+    protocol = chain.evaluations["pseudo-epoch1"].parameters["protocol"]
+    assert (protocol["threshold"], protocol["crf"]) == (threshold, crf)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from presets import WORKFLOW, planned
 
-from wsss_core.config import ApcClassifier, IsimClassifier, MclClassifier, load_config, overlay, read_yaml
+from wsss_core.config import ApcClassifier, IsimClassifier, MclClassifier, OwnLabels, load_config, overlay, read_yaml
 from wsss_core.engine.optimiser import lr_factor
 
 NETWORKS = {
@@ -100,6 +100,8 @@ def test_the_preset_of_isim_has_the_papers_rates_and_rounds() -> None:
     assert isinstance(classifier, IsimClassifier)
     rates = classifier.lr, classifier.lr * classifier.decoder_lr_factor, classifier.lr * classifier.head_lr_factor
     assert rates == pytest.approx((0.1, 0.01, 1))
+    assert classifier.lambda_segmentation == 1
+    assert classifier.labels == OwnLabels(threshold=0.3, crf="labels", recalibrate=False)
     assert classifier.label_epochs == (5, 15, 25, 35, 45)
     assert {f"pseudo-epoch{epoch}" for epoch in classifier.label_epochs} <= set(chain.evaluations)
 
@@ -157,21 +159,52 @@ def test_made_images_laid_last_keep_the_rounds_of_isim(number: int) -> None:
 def test_the_rows_of_isim_have_one_budget_and_the_small_studies_share_a_classifier() -> None:
     rows = {chain.name: chain for chain in planned(WORKFLOW / "studies/isim.yaml").chains if chain.seed == 0}
     classifiers = {name: chain.stages["classifier"].parameters for name, chain in rows.items()}
-    assert list(rows) == ["cam", "deeplabcam", "unetcam-learnable", "unetcam-nonlearnable"]
+    assert list(rows)[:4] == ["cam", "deeplabcam", "unetcam-learnable", "unetcam-nonlearnable"]
     for values in classifiers.values():
         assert {key: values[key] for key in classifiers["cam"] if key != "system"} == {
             key: value for key, value in classifiers["cam"].items() if key != "system"
         }
     assert classifiers["unetcam-learnable"] == {**classifiers["unetcam-nonlearnable"], "decoder": "unet_transposed"}
+    defaults = IsimClassifier(system="isim")
+    headline = classifiers["deeplabcam"]
+    own = {"scales": [1.0], "resize": 256}
+    assert (headline["decoder_lr_factor"], headline["lambda_segmentation"]) == (0.1, defaults.lambda_segmentation)
+    assert headline["labels"] == {**defaults.labels.model_dump(mode="json"), **own}
+    fixed = {**headline["labels"], "threshold": 0.3, "crf": "labels"}
+    changes = {
+        "decoder-1": {"decoder_lr_factor": 1},
+        "decoder-10": {"decoder_lr_factor": 10},
+        "lambda-1": {"lambda_segmentation": 1},
+        "fixed-labels": {"labels": fixed},
+        "paper": {"lambda_segmentation": 1, "labels": {**fixed, "recalibrate": False}},
+    }
+    assert list(rows)[4:] == [f"deeplabcam-{name}" for name in changes]
+    for name, values in changes.items():
+        assert classifiers[f"deeplabcam-{name}"] == {**headline, **values}
+        assert "segmenter" not in rows[f"deeplabcam-{name}"].stages
     often = {chain.name: chain for chain in planned(WORKFLOW / "studies/isim_frequency.yaml").chains}
     assert often["every-2"].stages["classifier"].id == rows["deeplabcam"].stages["classifier"].id
+    for name in list(changes)[:4]:
+        assert often[f"every-2-{name}"].stages["classifier"].id == rows[f"deeplabcam-{name}"].stages["classifier"].id
     assert {name: chain.experiment.classifier.label_epochs for name, chain in often.items()} == {
         "every-1": (2, 3, 4, 5),
         "every-2": (2, 4),
         "once": (2,),
         "converged": (),
-        "every-2-slow-decoder": (2, 4),
+        **{f"every-2-{name}": (2, 4) for name in list(changes)[:4]},
     }
+
+
+def test_the_thresholds_of_isims_labels_are_all_that_differs() -> None:
+    preset = WORKFLOW / "presets/voc12-isim.yaml"
+    plan = planned(preset, WORKFLOW / "studies/isim_threshold.yaml")
+    classifiers = [chain.stages["classifier"] for chain in plan.chains]
+    own = planned(preset).chains[0].stages["classifier"]
+    assert [stage.parameters["labels"]["threshold"] for stage in classifiers] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert classifiers[2].id == own.id
+    for stage in classifiers:
+        labels = {**stage.parameters["labels"], "threshold": 0.3}
+        assert {**stage.parameters, "labels": labels} == own.parameters
 
 
 def test_the_preset_of_muscle_has_the_papers_values() -> None:

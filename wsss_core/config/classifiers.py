@@ -100,10 +100,18 @@ class OwnLabels(Block):
     """Also sum the maps of the mirrored image."""
     resize: Positive | None = None
     """Longer side in pixels at scale 1; unset: the image's own size."""
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """A pixel whose best map, divided by that map's maximum, scores no more than this is background."""
-    crf: Literal["none", "labels"] = "labels"
-    """Dense CRF on the thresholded maps, with the parameter set of IRN; `none`: without."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["auto", "otsu"] = "otsu"
+    """A pixel whose best map, divided by that map's maximum, scores no more than this is background (the paper: 0.3). `otsu`: each image's own Otsu threshold; `auto`: one for the round by a label-free rule, see docs/refinement.md. With a CRF on scores it is the score of the background against which the maps stand."""
+    crf: Literal["none", "labels", "soft", "muscle", "vitpcm"] = "vitpcm"
+    """Dense CRF: `labels` on the thresholded maps, with the parameter set of IRN (the paper); the other named sets on scores, as in `refine.crf`; `none`: without."""
+    recalibrate: bool = True
+    """Whether the maps of a round are made with batch statistics of the model as it is then, from one more pass over the training images; false (the paper says nothing): with the running ones, which lag behind."""
+
+    @model_validator(mode="after")
+    def _a_background_has_a_score(self) -> OwnLabels:
+        if self.threshold == 0 and self.crf not in ("none", "labels"):
+            raise ValueError(f"threshold must be greater than 0 for a CRF on scores, got 0 and {self.crf}")
+        return self
 
 
 class IsimClassifier(Classifier):
@@ -115,8 +123,10 @@ class IsimClassifier(Classifier):
     """`deeplabv3` (DeepLabCAM), or UNet with transposed convolutions (UNetCAM Learnable) or bilinear upsampling (UNetCAM Non-Learnable)."""
     decoder_channels: Positive = 256
     """Width of the decoder: at the coarsest level of a UNet. (DeepLabv3 has 256 always.)"""
-    decoder_lr_factor: Annotated[float, Field(gt=0)] = 0.1
-    """Learning rate of the decoder, as a multiple of `lr`; `head_lr_factor` is that of the 1x1 classifier."""
+    decoder_lr_factor: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of the decoder, as a multiple of `lr`; `head_lr_factor` is that of the 1x1 classifier. Unset: 0.1 with SGD (the paper), `head_lr_factor` with Adam and AdamW, whose steps are as long as the rate says, whatever the gradient."""
+    lambda_segmentation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Weight of the segmentation loss. The paper names none, which is 1: the encoder then hears several times more of the decoder than of the classifier."""
     class_epochs: Annotated[int, Field(ge=0)] = 5
     """Epochs at the beginning that learn from classes alone. After them the first pseudo labels are made."""
     regenerate: Positive | Literal["converged"] = 10
@@ -131,6 +141,13 @@ class IsimClassifier(Classifier):
         """See `Training`."""
         decoder = {"decoder_channels"} if self.decoder == "deeplabv3" else set()
         return super().unused | decoder | (set() if self.regenerate == "converged" else {"patience"})
+
+    @property
+    def decoder_factor(self) -> float:
+        """`decoder_lr_factor`, or what it is where unset."""
+        if self.decoder_lr_factor is not None:
+            return self.decoder_lr_factor
+        return 0.1 if self.optimizer == "sgd" else self.head_lr_factor
 
     @property
     def label_epochs(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -172,7 +173,8 @@ class _Fit:
         return {**moved, "image": moved["image"].contiguous(memory_format=self.memory_format)}
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
-        self.system.before_epoch(epoch, Run(self.raw_model, self.index, self.history, self.stage, self.fabric))
+        batches = partial(self._batches, epoch)
+        self.system.before_epoch(epoch, Run(self.raw_model, self.index, self.history, self.stage, self.fabric, batches))
         torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
         self.model.train()
         sums, start = _Sums(), time.monotonic()

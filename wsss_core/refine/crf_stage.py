@@ -41,7 +41,7 @@ def refine_with_crf(stage: Stage) -> None:
     todo = [item for i in missing for item in places[slice(*ranges[i])]]
     if len(todo) < len(places):
         stage.log(f"{len(places) - len(todo)} of {len(places)} images were refined earlier")
-    function = partial(_refine_image, source, stage.parameters)
+    function = partial(refine_image, source, stage.parameters)
     results = map_images(function, todo, stage.threads, stage, "refining images", done=len(places) - len(todo))
     for i in missing:
         with ScoreWriter(shards[i], store.num_classes, dtype="uint8", compress=True) as writer:
@@ -51,8 +51,11 @@ def refine_with_crf(stage: Stage) -> None:
     join_stores(shards, stage.output / SCORES)
 
 
-def _refine_image(source: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the refined probabilities as uint8[1 + K, H, W] in steps of 1/255, and the class numbers int32[1 + K]."""
+def refine_image(source: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the refined probabilities of one image (id, path) as uint8[1 + K, H, W] in steps of 1/255, and the class numbers int32[1 + K].
+
+    `source` is a score store, `parameters` are those of the stage.
+    """
     image_id, path = item
     store = open_store(source)
     cams, classes = store.read(image_id)

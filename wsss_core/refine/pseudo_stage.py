@@ -13,7 +13,8 @@ from wsss_core.data.index import read_index
 from wsss_core.files import atomic_path, write_json
 from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_labels
-from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, read_image_of_size, upsample
+from wsss_core.refine.crf_stage import refine_image
+from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, otsu_background, read_image_of_size, upsample
 from wsss_core.refine.threshold import read_threshold
 from wsss_core.stages import Stage
 
@@ -84,19 +85,27 @@ def label_map(scores: np.ndarray, classes: np.ndarray, threshold: float) -> np.n
 def make_mask(source: Path, folder: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> np.ndarray:
     """Write `folder/<id>.png` of one image (id, path), unless it is there, and return its pixels per class number, int64[256].
 
-    `source` is a score store, `parameters` are those of the stage, with a `threshold` that is a number.
+    `source` is a score store, `parameters` are those of the stage, with a `threshold` that is a number or `otsu`: the image's own. A `crf` other than
+    `none` and `labels` refines the scores as the `crf` stage does, with the threshold as the background's score, and the best channel wins.
     """
     image_id, image_path = item
     path = folder / f"{image_id}.png"
     if path.exists():
         return np.bincount(read_mask(path).ravel(), minlength=256)
-    store = open_store(source)
-    scores, classes = store.read(image_id)
-    size = store.size(image_id)
-    scores = upsample(scores, size) if len(classes) else np.zeros((0, *size), np.float32)
-    labels = label_map(scores, classes, parameters["threshold"])
+    threshold, crf = parameters["threshold"], parameters["crf"]
+    if crf in ("none", "labels"):
+        store = open_store(source)
+        scores, classes = store.read(image_id)
+        size = store.size(image_id)
+        scores = upsample(scores, size) if len(classes) else np.zeros((0, *size), np.float32)
+        if threshold == "otsu":
+            threshold = otsu_background(scores.max(axis=0)) if len(classes) else 1.0
+    else:
+        scores, classes = refine_image(source, {"background": threshold, "crf": crf}, item)
+        size = scores.shape[1:]
+    labels = label_map(scores, classes, threshold)
     foreground = classes[classes > 0]
-    if parameters["crf"] == "labels":
+    if crf == "labels":
         labels = crf_labels(read_image_of_size(image_path, size), labels, len(foreground) + 1)
     mask = np.concatenate([[0], foreground]).astype(np.uint8)[labels]
     with atomic_path(path) as temporary:

@@ -7,6 +7,7 @@ objects better than any cut through the scores. docs/refinement.md compares the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,39 +43,56 @@ def choose_threshold(stage: Stage) -> None:
     """
     source = stage.input("scores", SCORES)
     store = open_store(source)
-    places = [
-        place
-        for place in image_places(read_index(stage.input("data"), stage.spec.files.get("root")), store)
-        if len(store.classes(place[0]))
-    ]
-    if not places:
-        write_json(
-            stage.output / THRESHOLD, {"threshold": _WITHOUT_CLASSES, "agreement": None, "images": 0, "thresholds": [], "agreements": []}
-        )
-        stage.log(f"no image has a class: nothing to go by, and nothing to cut; threshold {_WITHOUT_CLASSES:g}")
-        return
-    chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST_IMAGES)).round().astype(int))
+    places = image_places(read_index(stage.input("data"), stage.spec.files.get("root")), store)
+    histogram, images = compare_thresholds(stage, source, places, MOST_IMAGES, stage.threads, "comparing thresholds")
+    write_json(stage.output / THRESHOLD, best_threshold(stage, histogram, images))
+
+
+def compare_thresholds(
+    stage: Stage, source: Path, places: Sequence[tuple[str, Path]], most: int, threads: int, what: str
+) -> tuple[np.ndarray, int]:
+    """Hold the scores of a sample of the images, up to `most` that have a class, evenly spaced, against their refined labels.
+
+    Return the sum of the images' histograms, int64[C, C-1, T+1], see `thresholds.score_histogram`, and the number of images.
+    """
+    store = open_store(source)
+    places = [place for place in places if len(store.classes(place[0]))]
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), most)).round().astype(int))
     sample = [places[i] for i in chosen]
-    function = partial(_agreement, source, store.num_classes)
-    histogram: Any = sum(map_images(function, sample, stage.threads, stage, "comparing thresholds"))
+    histogram = np.zeros((store.num_classes, store.num_classes - 1, len(GRID) + 1), np.int64)
+    for each in map_images(partial(_agreement, source, store.num_classes), sample, threads, stage, what):
+        histogram += each
+    return histogram, len(sample)
+
+
+def best_threshold(stage: Stage, histogram: np.ndarray, images: int, what: str = "") -> dict[str, Any]:
+    """Return the content of `threshold.json` from what `compare_thresholds` returned; log it, with `what` before it."""
+    if not images:
+        stage.log(f"{what}no image has a class: nothing to go by, and nothing to cut; threshold {_WITHOUT_CLASSES:g}")
+        return {"threshold": _WITHOUT_CLASSES, "agreement": None, "images": 0, "thresholds": [], "agreements": []}
     agreements = segmentation_metrics(curve(histogram))["miou"]
     best = int(np.argmax(agreements))
-    result = {
+    if not GRID[4] < GRID[best] < GRID[-5]:
+        stage.log(
+            f"{what}threshold {GRID[best]:g} lies at the end of its range: scores and refined labels have little in common; look at both"
+        )
+    stage.log(f"{what}threshold {GRID[best]:g}: agrees best with the refined labels of {images} images (mIoU {agreements[best]:.3f})")
+    return {
         "threshold": GRID[best],
         "agreement": float(agreements[best]),
-        "images": len(sample),
+        "images": images,
         "thresholds": GRID,
         "agreements": agreements.tolist(),
     }
-    write_json(stage.output / THRESHOLD, result)
-    if not GRID[4] < GRID[best] < GRID[-5]:
-        stage.log(f"threshold {GRID[best]:g} lies at the end of its range: scores and refined labels have little in common; look at both")
-    stage.log(f"threshold {GRID[best]:g}: agrees best with the refined labels of {len(sample)} images (mIoU {agreements[best]:.3f})")
 
 
 def read_threshold(stage: Stage) -> float:
     """Return the threshold that the stage in the role `threshold` chose."""
-    path = stage.input("threshold", THRESHOLD)
+    return threshold_in(stage.input("threshold", THRESHOLD))
+
+
+def threshold_in(path: Path) -> float:
+    """Return the threshold in a file of `best_threshold`; raises `UserError` if it holds none."""
     content = read_json(path)
     value = content.get("threshold") if isinstance(content, dict) else None
     if not isinstance(value, float):

@@ -51,7 +51,7 @@ METRICS |= {
     "fnr": "FNR",
 }
 METRICS |= COSTS
-RULES = ("oracle", "auto", "fixed", "argmax", "none")
+RULES = ("oracle", "auto", "otsu", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
 PROTOCOL = ("image_labels", "walk", "crf", "source", "scales", "flip")
 HOW = ("split", "rule", "threshold", *PROTOCOL)

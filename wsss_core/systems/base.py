@@ -59,6 +59,8 @@ class Run:
         One row of metrics for each epoch done.
     stage, fabric
         Threads, progress, log and places; processes and devices.
+    batches
+        Gives the training batches of the epoch to come, on the device: this process's share of them.
     """
 
     model: nn.Module
@@ -66,6 +68,7 @@ class Run:
     history: Sequence[dict[str, Any]]
     stage: Stage
     fabric: Fabric
+    batches: Callable[[], Iterable[Batch]] = tuple
 
 
 class System(ABC):

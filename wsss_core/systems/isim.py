@@ -54,8 +54,11 @@ class Isim(Cam):
 
     Notes
     -----
-    The test path is the plain classifier's: the decoder teaches the encoder and is asked nothing. Both losses weigh the same (the paper
-    names no weights). Further decisions are at `foreground_cross_entropy`, `label_rounds` and in docs/systems/isim.md.
+    The test path is the plain classifier's: the decoder teaches the encoder and is asked nothing. The paper names no weights of the two
+    losses, which is 1 for both; here the segmentation loss is multiplied by `lambda_segmentation`, a tenth by default (ours): a mean over
+    pixels, it has gradients on the encoder several times those of the classification loss, which is a mean over classes of an image's
+    scores, and "one of the two losses suppresses the other" (Sec. 3.2). Further decisions are at `foreground_cross_entropy`, `label_rounds`,
+    `make_round` and in docs/systems/isim.md.
     """
 
     config_type: ClassVar[type[Classifier]] = IsimClassifier
@@ -76,7 +79,7 @@ class Isim(Cam):
         return [
             {"name": "encoder", "params": list(model.features.parameters()), "lr": lr},
             {"name": "classifier", "params": list(model.classifier.parameters()), "lr": lr * self.config.head_lr_factor},
-            {"name": "decoder", "params": list(model.decoder.parameters()), "lr": lr * self.config.decoder_lr_factor},
+            {"name": "decoder", "params": list(model.decoder.parameters()), "lr": lr * self.config.decoder_factor},
         ]
 
     def before_epoch(self, epoch: int, run: Run) -> None:
@@ -126,13 +129,13 @@ class Isim(Cam):
         return load
 
     def losses(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return the classification loss and, once there are pseudo labels, the segmentation loss."""
+        """Return the classification loss and, once there are pseudo labels, the segmentation loss times `lambda_segmentation`."""
         if "target" not in batch:
             return super().losses(model, batch, progress)
         maps, logits = cast(Both, model(batch["image"], segment=True))
         return {
             "classification": multilabel_soft_margin(maps.mean(dim=(2, 3)), batch["label"]),
-            "segmentation": foreground_cross_entropy(logits, batch["target"]),  # Eqs. 1 to 3
+            "segmentation": self.config.lambda_segmentation * foreground_cross_entropy(logits, batch["target"]),  # Eqs. 1 to 3
         }
 
 
