@@ -246,16 +246,6 @@ class ApcClassifier(Classifier):
     """A plain vision transformer of timm; `output_stride` is its patch size."""
     epochs: Positive = 15
     """Passes over the training images."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    """Update rule."""
-    lr: Annotated[float, Field(gt=0)] = 0.001
-    """Initial learning rate; the backbone learns after the first milestone, if that is where `head_epochs` end."""
-    head_lr_factor: Annotated[float, Field(gt=0)] = 1.0
-    """Learning rate of all newly initialised layers, as a multiple of `lr`."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """L2 penalty (SGD, Adam) or decoupled decay (AdamW)."""
-    schedule: Literal["poly", "step", "constant"] = "step"
-    """Learning rate over steps: `poly` (1 - step/steps)^power, `step` (times gamma at each milestone), `constant`."""
     milestones: tuple[Fraction, ...] = (2 / 15,)
     """Fractions of the training at which the `step` schedule multiplies by gamma; unset: where `head_epochs` end."""
     resize: Resize | None = "square"

@@ -126,7 +126,7 @@ class System(ABC):
             return self.config.lr
         if self.config.optimizer == "sgd":
             return 1e-2
-        return 1e-4 if has_layer_norm(model.features) else 3e-4
+        return 1e-4 if has_layer_norm(model.get_submodule("features")) else 3e-4
 
     def observe(self, **values: Tensor) -> None:
         """Have scalars logged beside the loss terms, as means over an epoch's batches. Called in `losses`; they are no part of the loss.
