@@ -76,6 +76,7 @@ def _stage(options: argparse.Namespace, results: str) -> Stage:
         "resize": None,
         "lr": 1e-3,
         "decoder_channels": 48,
+        "labels": {"threshold": 0.3, "crf": "labels", "recalibrate": False},  # the paper's, as the bare round below
     }
     values: dict[str, Any] = {
         "results": results,

@@ -121,6 +121,12 @@ def test_the_studies_of_isim_share_their_classifiers_and_pseudo_masks() -> None:
     assert ids(10, "pseudo") < ids(9, "pseudo") and ids(11, "pseudo") < ids(9, "pseudo")
     assert ids(11, "segmenter") <= ids(8, "segmenter") | ids(9, "segmenter") | ids(10, "segmenter")
     assert len(ids(8, "segmenter") & ids(9, "segmenter")) == 1  # ResNet-101 all through
+    own = planned(preset).chains[0].stages["classifier"].parameters
+    for stage in (stage for plan in plans.values() for stage in plan.stages.values() if stage.parameters.get("system") == "isim"):
+        varied = {"backbone", "decoder", "decoder_channels", "crop_size"}
+        assert {key: value for key, value in stage.parameters.items() if key not in varied} == {
+            key: value for key, value in own.items() if key not in varied
+        }
 
 
 def test_the_figures_of_isim_share_the_presets_classifier() -> None:
