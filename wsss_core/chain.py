@@ -10,9 +10,20 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, MclClassifier, PairNetwork, Segmenter, Training
+from wsss_core.config import (
+    LABELS_CRF,
+    WALK_BETA,
+    Config,
+    Experiment,
+    IsimClassifier,
+    MclClassifier,
+    PairNetwork,
+    Predict,
+    Segmenter,
+    Training,
+)
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -164,15 +175,14 @@ class _ChainBuilder:
 
     def _single_stage(self, model: PlannedStage) -> None:
         """Pseudo masks and predictions of a classifier that segments, and how far its patches' embeddings lie apart."""
-        self._predict("pseudo", model, "train", image_labels=True)
-        split, source = self.experiment.predict.split, self.experiment.predict.source
-        self._predict("end_to_end", model, split)
-        if split == "val":  # of test images neither tags nor masks may be known
-            self._predict("end_to_end-labels", model, split, image_labels=True)
-            if source == "decoder":
-                self._predict("end_to_end-patches", model, split, source="patches")
-        resize = self.experiment.predict.resize
-        self._evaluate("patches", {"split": "val", "resize": resize}, {"scales": [1.0], "flip": False}, model=model)
+        predict = self.experiment.end_to_end or self.experiment.predict
+        self._predict("pseudo", model, predict.model_copy(update={"split": "train"}), image_labels=True)
+        self._predict("end_to_end", model, predict)
+        if predict.split == "val":  # of test images neither tags nor masks may be known
+            self._predict("end_to_end-labels", model, predict, image_labels=True)
+            if predict.source == "decoder":
+                self._predict("end_to_end-patches", model, predict.model_copy(update={"source": "patches"}))
+        self._evaluate("patches", {"split": "val", "resize": predict.resize}, {"scales": [1.0], "flip": False}, model=model)
 
     def _walk(self, cams: PlannedStage) -> PlannedStage:
         """Affinity labels, the network that learns from them, and the random walk of the CAMs."""
@@ -246,32 +256,23 @@ class _ChainBuilder:
                 labels["scores"] = pseudo.upstream["scores"]  # the same masks before they were cut: soft
         network, start = self._initial(experiment.segmenter)
         model = self._train("segmenter", network, extra, **labels, **start)
-        self._predict("segmenter", model, experiment.predict.split, stage="predict", supervision=experiment.supervision)
+        self._predict("segmenter", model, experiment.predict, stage="predict", supervision=experiment.supervision)
 
     def _predict(
-        self,
-        subject: str,
-        model: PlannedStage,
-        split: str,
-        *,
-        image_labels: bool = False,
-        stage: str = "",
-        source: Literal["decoder", "patches"] | None = None,
-        **protocol: Any,
+        self, subject: str, model: PlannedStage, predict: Predict, *, image_labels: bool = False, stage: str = "", **protocol: Any
     ) -> None:
         """Predictions of a network that segments, under the name `stage` (or `subject`), and their evaluation.
 
-        With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val. `source`, if
-        given, stands for that of the configuration; a segmenter has none.
+        With `image_labels` the image's classes are taken as known: pseudo masks, and a second figure beside the honest one on val.
         """
         tolerance = self.experiment.evaluate.boundary_tolerance
-        predict = self.experiment.predict.model_dump(mode="json", exclude={"source"} if model.kind == "segmenter" else set())
-        predict |= {"source": source} if source else {}
+        parameters = predict.model_dump(mode="json", exclude={"source"} if model.kind == "segmenter" else set())
         known = {"image_labels": True} if image_labels else {}
-        masks = self._add(stage or subject, "predict", {**predict, "split": split, **known}, model=model)
-        made: dict[str, Any] = {key: predict[key] for key in ("scales", "flip", "crf", "source") if key in predict}
+        masks = self._add(stage or subject, "predict", {**parameters, **known}, model=model)
+        made: dict[str, Any] = {key: parameters[key] for key in ("scales", "flip", "crf", "source") if key in parameters}
         protocol = {**made, "image_labels": image_labels, **protocol}
-        self._evaluate(subject, {"split": split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}, protocol, masks=masks)
+        judged = {"split": predict.split, **({} if tolerance is None else {"boundary_tolerance": tolerance})}
+        self._evaluate(subject, judged, protocol, masks=masks)
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: PlannedStage) -> PlannedStage:
         parameters = training.model_dump(mode="json", exclude=training.unused)

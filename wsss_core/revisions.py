@@ -12,7 +12,7 @@ REVISIONS = {
     "classifier.rsa_cfc": 2,
     "classifier.isim": 1,
     "classifier.mcl": 2,
-    "classifier.apc": 2,
+    "classifier.apc": 3,
     "cams": 2,
     "threshold": 1,
     "affinity-labels": 1,

@@ -83,7 +83,7 @@ class Segmenter(Training):
 
 
 class Predict(Block):
-    """Test path of the segmenter."""
+    """Test path of a network that segments."""
 
     scales: Scales = (1.0,)
     """Sizes of the image whose probabilities are averaged."""
@@ -126,7 +126,9 @@ class Experiment(Block):
     segmenter: Segmenter | None = Segmenter()
     """The segmentation network; `null` ends the chain at the pseudo masks."""
     predict: Predict = Predict()
-    """Prediction with the segmenter."""
+    """Prediction with the segmenter and, unless `end_to_end` says otherwise, with a single-stage system."""
+    end_to_end: Predict | None = None
+    """Predictions of a single-stage system itself, its pseudo masks among them, with the keys of `predict`; unset: as `predict`. Other systems have none."""
     evaluate: Evaluate = Evaluate()
     """Evaluation."""
 
