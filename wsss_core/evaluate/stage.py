@@ -132,7 +132,9 @@ def _judge_masks(stage: Stage, index: DataIndex, records: Sequence[Record]) -> d
     tolerance = stage.parameters.get("boundary_tolerance")
     counts = _count_all(stage, partial(count_masks, _light(index), place, boundary_tolerance=tolerance), records)
     # That of the pseudo masks, as the plan recorded it; a segmenter, or masks made by argmax, have none.
-    rule, threshold = _rule(stage, stage.parameters.get("protocol", {}).get("threshold"), place.with_suffix(".json"))
+    rule, threshold = _rule(
+        stage, stage.parameters.get("protocol", {}).get("threshold"), None if epoch is None else place.with_suffix(".json")
+    )
     figure = _figure(rule, threshold, counts.confusion, index.classes)
     _write_details(stage, counts.confusion, [figure])
     if counts.boundaries is not None:
@@ -175,11 +177,10 @@ def _judge_scores(stage: Stage, index: DataIndex, records: Sequence[Record]) -> 
 def _rule(stage: Stage, threshold: float | str | None, own: Path | None = None) -> tuple[str, float | None]:
     """Return how a threshold was chosen, and its value.
 
-    `auto` stands for that of the stage in the role `threshold`, or, where there is none, in the file `own` of a training's round. `otsu`: each image
-    has its own.
+    `auto` stands for that of the stage in the role `threshold`, or of a training's round, in the file `own`. `otsu`: each image has its own.
     """
     if threshold == "auto":
-        return "auto", read_threshold(stage) if own is None or "threshold" in stage.spec.inputs else threshold_in(own)
+        return "auto", read_threshold(stage) if own is None else threshold_in(own)
     if threshold == "otsu":
         return "otsu", None
     return ("argmax", None) if threshold is None else ("fixed", float(threshold))
