@@ -207,7 +207,9 @@ class _ChainBuilder:
         if network.initial == "weights":
             return network, {}
         own = self.experiment.classifier
-        values = {"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"}
+        values: dict[str, Any] = {"backbone": own.backbone, "mean": own.mean, "std": own.std, "weights": "none"}
+        if network.freeze_batch_norm == "auto":
+            values["freeze_batch_norm"] = own.keeps_statistics
         return network.model_copy(update=values), {"classifier": self.stages["classifier"]}
 
     def _background_values(self) -> set[str]:
@@ -275,7 +277,7 @@ class _ChainBuilder:
         self._evaluate(subject, judged, protocol, masks=masks)
 
     def _train(self, kind: str, training: Training, extra: dict[str, Any] | None = None, **upstream: PlannedStage) -> PlannedStage:
-        parameters = training.model_dump(mode="json", exclude=training.unused)
+        parameters = training.model_dump(mode="json", exclude=training.unused) | {"freeze_batch_norm": training.keeps_statistics}
         files = dict(self.files)
         if training.weights not in ("pretrained", "none"):
             files["weights"] = training.weights

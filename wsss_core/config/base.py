@@ -32,8 +32,13 @@ class Backbone(Block):
     """Channel means for images in [0, 1]; unset: those of the backbone's pretrained weights."""
     std: tuple[float, float, float] | None = None
     """Channel standard deviations for images in [0, 1]; unset: those of the backbone's pretrained weights."""
-    freeze_batch_norm: bool = False
-    """The backbone's batch normalisation keeps the statistics of its weights in training, too: for batches of a few images. Its scales and shifts learn."""
+    freeze_batch_norm: bool | Literal["auto"] = False
+    """Whether the backbone's batch normalisation keeps the statistics of its weights in training, too; its scales and shifts learn. `auto`: unless `weights` is none."""
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """`freeze_batch_norm`, `auto` resolved."""
+        return self.weights != "none" if self.freeze_batch_norm == "auto" else self.freeze_batch_norm
 
 
 class ResizeLimits(Block):

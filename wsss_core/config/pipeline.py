@@ -40,6 +40,8 @@ class Segmenter(Training):
 
     system: Literal["segment"] = "segment"
     """Segmentation network."""
+    freeze_batch_norm: bool | Literal["auto"] = "auto"
+    """Whether the backbone's batch normalisation keeps the statistics of its weights in training, too; its scales and shifts learn. `auto`: unless `weights` is none."""
     initial: Literal["weights", "classifier"] = "weights"
     """`weights`: the backbone starts with the weights that this block names. `classifier`: with those of the trained classifier, whose `backbone` has to be the same (`weights`, `mean` and `std` of this block are not used)."""
     decoder: Literal["deeplabv2", "deeplabv3", "deeplabv3plus", "unet", "bifpn"] = "deeplabv3plus"

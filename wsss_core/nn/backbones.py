@@ -56,7 +56,7 @@ class Features(nn.Module):
     def train(self, mode: bool = True) -> Features:
         """Switch between training and evaluation; a frozen network stays in evaluation, and so does frozen batch normalisation."""
         super().train(mode and not self.frozen)
-        if self._config.freeze_batch_norm:
+        if self._config.keeps_statistics:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
