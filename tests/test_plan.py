@@ -129,7 +129,7 @@ def test_a_training_without_snapshots_is_what_it_was_before_there_were_any(tiny:
     chain = chain_of(tiny({"classifier": {"system": system}}))
     values = chain.experiment.classifier.model_dump(mode="json")
     assert values.pop("snapshots") == []
-    unused = {"milestones", "gamma", "temperature"}  # of the schedule and of the kernel that are not the default
+    unused = {"milestones", "gamma", "momentum", "temperature"}  # of schedule, optimiser and kernel that are not the default
     values = {key: value for key, value in values.items() if key not in unused}
     content = {
         "stage": "classifier",
@@ -164,7 +164,7 @@ OFF = {"attention": "none", "lambda_contrast": 0, "beta_reconstruction": 0}
         ({"system": "puzzle", "beta_reconstruction": 0}, {"ramp": 0, "reconstruction_level": "logits"}, True),
         ({}, {"milestones": [0.2], "gamma": 0.5}, True),
         ({}, {"power": 1}, False),
-        ({}, {"momentum": 0.5}, False),
+        ({"optimizer": "sgd"}, {"momentum": 0.5}, False),
         ({"schedule": "step"}, {"power": 1}, True),
         ({"schedule": "step"}, {"milestones": [0.2]}, False),
         ({"schedule": "step"}, {"gamma": 0.5}, False),

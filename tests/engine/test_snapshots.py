@@ -27,7 +27,7 @@ def snapshots_in(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("system", ["cam", "rsa_cfc"])
 def test_a_snapshot_is_the_model_after_its_epoch(planned: Callable[..., Plan], do: Callable[[Plan, str], Path], system: str) -> None:
     """At a constant learning rate and weight, a shorter training ends where a longer one passes."""
-    own = {"system": system, "schedule": "constant", **({"ramp": 0} if system == "rsa_cfc" else {})}
+    own = {"system": system, "schedule": "constant", "warmup": 0, **({"ramp": 0} if system == "rsa_cfc" else {})}
     directory = prepared(planned, do, {"classifier": {**own, "epochs": 4, "snapshots": [1, 3]}})
     loop.train(stage_at(directory))
     kept = snapshots_in(directory)

@@ -47,6 +47,7 @@ ISIM: dict[str, Any] = {
     "class_epochs": 1,
     "regenerate": 2,
     "schedule": "constant",
+    "warmup": 0,  # a share of all steps: a shorter training would have another
     "labels": {"scales": [1.0]},
 }
 Planned = Callable[..., Plan]

@@ -139,7 +139,7 @@ def stepped(system: Puzzle, model: nn.Module, batch: Batch) -> dict[str, Tensor]
 
 @BOTH
 def test_one_step_moves_all_that_trains_and_nothing_else(system: str) -> None:
-    made = puzzle_system(system, lr=0.1, head_lr_factor=3, momentum=0, weight_decay=0)
+    made = puzzle_system(system, optimizer="sgd", lr=0.1, head_lr_factor=3, momentum=0, weight_decay=0)
     model, batch = network(mode=True), batch_of()
     start, given = copy.deepcopy(model), {name: value.clone() for name, value in batch.items()}
     generator = torch.get_rng_state()
