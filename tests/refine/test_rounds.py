@@ -381,9 +381,9 @@ def test_each_image_can_have_its_own_threshold(tmp_path: Path) -> None:
         assert pixels[[0, 2]].tolist() == [64 - 8 * rows, 8 * rows]
 
 
-def untrained(planned: Planned, do: Do) -> tuple[Path, Isim, Any]:
-    """Directory, system and model of a training that has not begun,."""
-    directory = prepared(planned, do, {"classifier": ISIM})
+def untrained(planned: Planned, do: Do, **own: Any) -> tuple[Path, Isim, Any]:
+    """Directory, system and model of a training that has not begun."""
+    directory = prepared(planned, do, {"classifier": {**ISIM, **own}})
     stage = stage_at(directory)
     index = read_index(stage.input("data"), None)
     system = make_system(stage.parameters, index.num_classes, "test")
@@ -437,6 +437,33 @@ def test_labels_do_not_depend_on_statistics_that_lag_behind(planned: Planned, do
     pairs = [[read_mask_of(archive, record.id, index.num_classes) for archive in archives] for record in index.split("train")]
     assert all(np.array_equal(*pair) for pair in pairs) == recalibrate
     assert any(pair[0].any() for pair in pairs)
+
+
+@pytest.mark.parametrize("crf", ["none", "vitpcm"])
+def test_frozen_statistics_stay_those_of_the_weights_in_a_round(planned: Planned, do: Do, crf: str) -> None:
+    """They are not made anew, and above all not reset: the labels are those of the model as it is."""
+    directory, system, model = untrained(planned, do, freeze_batch_norm=True)
+    with torch.no_grad():
+        for layer in model.features.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.normal_()
+                layer.running_var.uniform_(0.5, 4)
+    archives = [round_archive(directory, epoch) for epoch in (0, 1)]
+    for epoch, recalibrate in enumerate((True, False)):
+        labels = OwnLabels(scales=(1.0,), threshold=0.3, crf=crf, recalibrate=recalibrate)  # type: ignore[arg-type]
+        rounds.make_round(run_of(directory, model, lambda: batches_of(2)), system, labels, epoch)
+    index = read_index(stage_at(directory).input("data"), None)
+    pairs = [[read_mask_of(archive, record.id, index.num_classes) for archive in archives] for record in index.split("train")]
+    assert all(np.array_equal(*pair) for pair in pairs) and any(pair[0].any() for pair in pairs)
+
+
+def test_new_statistics_cost_no_pass_where_there_are_none(planned: Planned, do: Do) -> None:
+    """ConvNeXt normalises by layer; the decoder's batch normalisation no map needs."""
+    directory, _, _ = untrained(planned, do)
+    model = torch.nn.ModuleDict({"features": torch.nn.LayerNorm(3), "decoder": torch.nn.BatchNorm2d(3)})
+    taken: list[int] = []
+    rounds.recalibrated(run_of(directory, model, lambda: ({"image": taken.append(i)} for i in range(2))), 0, "test")
+    assert not taken
 
 
 def test_a_round_leaves_the_random_stream_of_the_training_alone(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:

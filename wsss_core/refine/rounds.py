@@ -43,8 +43,9 @@ def provide_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> No
 def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
     """Make the pseudo labels of all training images and put them into one archive.
 
-    The maps are those of a copy of the model whose batch statistics were made anew (`recalibrate`), or of the model as it is. Maps, threshold and
-    CRF are those of the stages `cams`, `threshold`, `crf` and `pseudo`; a threshold that `auto` chose lies beside the archive, as .json.
+    The maps are those of a copy of the model whose batch statistics were made anew (`recalibrate`; frozen ones lag behind nothing), or of the model as
+    it is. Maps, threshold and CRF are those of the stages `cams`, `threshold`, `crf` and `pseudo`; a threshold that `auto` chose lies beside the
+    archive, as .json.
 
     The processes of a job share the images, all with the first one's model; the CRF of each runs in its share of the stage's threads, as
     worker processes. Killed, the work goes on where it was. It draws from torch's generators: the loop seeds them afterwards.
@@ -55,7 +56,8 @@ def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
     own, masks, what = work / f"maps-{rank}-of-{processes}", work / "masks", f"labels after epoch {epoch}"
     scores, share = own / "scores.h5", records[rank::processes]
     cams = Cams(scales=labels.scales, flip=labels.flip, resize=labels.resize)
-    model = recalibrated(run, epoch, f"{what}: statistics") if labels.recalibrate else run.model
+    recalibrate = labels.recalibrate and not system.config.freeze_batch_norm
+    model = recalibrated(run, epoch, f"{what}: statistics") if recalibrate else run.model
     share_buffers(model, processes)
     trained = TrainedModel(system, model.eval(), run.index.classes)
     write_scores(stage, trained, run.index, share, cams, scores, shards=own, what=f"{what}: maps")
@@ -77,17 +79,17 @@ def make_round(run: Run, system: System, labels: OwnLabels, epoch: int) -> None:
 
 
 def recalibrated(run: Run, epoch: int, what: str) -> nn.Module:
-    """Return a copy of the model whose batch normalisation has the statistics of the training batches of the epoch to come (ours).
+    """Return a copy of the model whose backbone's batch normalisation has the statistics of the training batches of the epoch to come (ours).
 
     Running statistics are those of the encoder as it was over its last steps: where it moves fast, they are not those of its features, and its maps
-    and labels suffer. One pass in training mode, without gradients, gives the mean of the batches' statistics (`update_bn`). The
-    training itself goes on with those it had: but for its labels it is the same as without, and a resumed one, which makes no finished
-    round again, ends the same. The decoder's, which no map needs, are lost in the copy.
+    and labels suffer. One pass in training mode, without gradients, gives the mean of the batches' statistics (`update_bn`; no pass
+    if the backbone has none). The training itself goes on with those it had: but for its labels it is the same as without, and a resumed one, which
+    makes no finished round again, ends the same.
     """
     model = copy.deepcopy(run.model)
     torch.manual_seed(stable_seed("statistics", run.stage.spec.seed, epoch, run.fabric.global_rank))  # stochastic depth
     with inference_precision(run.fabric.device):
-        update_bn(run.stage.track((batch["image"] for batch in run.batches()), what), model)
+        update_bn(run.stage.track((batch["image"] for batch in run.batches()), what), model.get_submodule("features"))
     return model
 
 
