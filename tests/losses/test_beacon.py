@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate, one_hot
 
-from wsss_core.losses.beacon import at_pixels, beacon_loss, boundary_points, point_contrast, point_pairs
+from wsss_core.losses.beacon import at_pixels, beacon_loss, boundary_points, point_pairs
 
 SIZE = (12, 16)
 """Of the images, in pixels."""
@@ -107,8 +107,7 @@ def test_a_sign_for_each_pair_follows_the_mask_wherever_most_points_lie() -> Non
     for threshold in ("mean", 0.5):
         s_d, weight = point_pairs(features, mask, *points, mask.shape[1:], threshold, "pair")
         assert torch.equal(weight, torch.where(alike, -2.0, 2.0))
-        loss = point_contrast(features, mask, *points, mask.shape[1:], threshold, "pair")
-        torch.testing.assert_close(loss, 2 * torch.where(alike, -s_d, s_d).mean())
+        torch.testing.assert_close((weight * s_d).mean(), 2 * torch.where(alike, -s_d, s_d).mean())
     _, weight = point_pairs(features, mask, *points, mask.shape[1:], 0.5, "point")
     assert weight[0, 2] == 2 and (weight[0, [0, 1, 3]] == 0).all()
 
@@ -116,8 +115,8 @@ def test_a_sign_for_each_pair_follows_the_mask_wherever_most_points_lie() -> Non
 def test_both_signs_weigh_the_same_where_points_agree() -> None:
     mask, *points = classes_at_points([1, 1, 1], [0, 0, 0])
     features = torch.randn(3, *mask.shape[1:])
-    losses = [point_contrast(features, mask, *points, mask.shape[1:], 0.5, sign) for sign in ("point", "pair")]
-    torch.testing.assert_close(*losses)
+    pairs = [point_pairs(features, mask, *points, mask.shape[1:], 0.5, sign) for sign in ("point", "pair")]  # type: ignore[arg-type]
+    torch.testing.assert_close(*((weight * similarity).mean() for similarity, weight in pairs))
 
 
 def test_the_share_of_pairs_of_one_class_among_those_that_are_pushed_is_told() -> None:
@@ -138,6 +137,16 @@ def test_the_share_of_pairs_of_one_class_among_those_that_are_pushed_is_told() -
     told = []
     beacon_loss(features, 0 * logits, soft, observe=told.append)
     assert [float(each) for each in told] == [0]
+
+
+def test_what_is_told_is_counted_exactly_whatever_the_precision_of_the_features() -> None:
+    """Sixteen images of twenty thousand pairs in all: more than half precision has digits for."""
+    features, logits, soft = (each.repeat(16, 1, 1, 1) for each in batch(1))
+    told: list[Tensor] = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        draw = torch.Generator().manual_seed(0)
+        beacon_loss(features.to(dtype), logits, soft, steps=2, samples=1000, sign="pair", generator=draw, observe=told.append)
+    assert all(each.dtype == torch.float32 for each in told) and told[0] == told[1] == told[2]
 
 
 def test_pairs_are_drawn_without_replacement_and_with_the_generator() -> None:
@@ -208,7 +217,8 @@ def test_gradient_by_finite_differences() -> None:
 
     def loss(last_row: Tensor, threshold: float | str) -> Tensor:
         whole = torch.cat([features[:, :3], last_row[:, None]], dim=1)  # of which the inward points see nothing
-        return point_contrast(whole, soft, inward, outward, (16, 12), threshold)  # type: ignore[arg-type]
+        similarity, weight = point_pairs(whole, soft, inward, outward, (16, 12), threshold, "point")  # type: ignore[arg-type]
+        return (weight * similarity).mean()
 
     for threshold in ("mean", 0.7):
         assert torch.autograd.gradcheck(lambda row: loss(row, threshold), features[:, 3].clone().requires_grad_())  # noqa: B023

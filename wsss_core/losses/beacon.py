@@ -89,7 +89,8 @@ def beacon_loss(
     - Features and soft masks are read at the points as if enlarged bilinearly to H x W (`at_pixels`), as in the published code. Only the
       logits really are: the features of a crop of 448 pixels would fill 16 times the memory, for 256 points.
     """
-    losses, pushed, wrong = [], features.new_zeros(()), features.new_zeros(())
+    losses = []
+    pushed = wrong = torch.zeros((), dtype=torch.int64, device=features.device)
     for n, logits in enumerate(segmentation.detach()):
         probabilities = at_least_float32(logits).softmax(dim=0)
         inward, outward = boundary_points(probabilities, steps=steps, ignore=None if ignore is None else ignore[n])
@@ -111,20 +112,6 @@ def beacon_loss(
     return torch.stack(losses).mean()
 
 
-def point_contrast(
-    features: Tensor,
-    soft_mask: Tensor,
-    inward: Tensor,
-    outward: Tensor,
-    size: Sequence[int],
-    threshold: float | Literal["mean"],
-    sign: Literal["point", "pair"] = "point",
-) -> Tensor:
-    """`beacon_loss` of one image at given points: features [D, h, w], soft mask [C, h', w'], points int64[k, 2] among `size` pixels (H, W)."""
-    similarity, weight = point_pairs(features, soft_mask, inward, outward, size, threshold, sign)
-    return (weight * similarity).mean()
-
-
 def point_pairs(
     features: Tensor,
     soft_mask: Tensor,
@@ -134,7 +121,10 @@ def point_pairs(
     threshold: float | Literal["mean"],
     sign: Literal["point", "pair"],
 ) -> tuple[Tensor, Tensor]:
-    """Return S^d and the weights of its pairs in the loss, both [k, k], inward points by outward ones; parameters as for `point_contrast`."""
+    """Return S^d and the weights of its pairs in the loss, both [k, k], inward points by outward ones: L is the mean of their product.
+
+    Of one image: features [D, h, w], soft mask [C, h', w'], points int64[k, 2] among `size` pixels (H, W); the rest as for `beacon_loss`.
+    """
     with torch.autocast(features.device.type, enabled=False):
         i_m, o_m = (_unit_vectors(soft_mask.detach(), points, size) for points in (inward, outward))
         i_d, o_d = _unit_vectors(features.detach(), inward, size), _unit_vectors(features, outward, size)
