@@ -12,18 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from wsss_core.config import (
-    LABELS_CRF,
-    WALK_BETA,
-    Config,
-    Experiment,
-    IsimClassifier,
-    MclClassifier,
-    PairNetwork,
-    Predict,
-    Segmenter,
-    Training,
-)
+from wsss_core.config import LABELS_CRF, WALK_BETA, Config, Experiment, IsimClassifier, PairNetwork, Predict, Segmenter, Training
 from wsss_core.data.sources import spec_files, spec_parameters
 from wsss_core.revisions import REVISIONS
 
@@ -141,8 +130,7 @@ class _ChainBuilder:
         resize = experiment.cams.resize
         protocol: dict[str, Any] = {"image_labels": False, "scales": [1.0], "flip": False}
         self._evaluate("classifier", {"split": "val", "resize": resize}, protocol, model=classifier)
-        own = experiment.classifier
-        options = {"classifier": own.cam_options} if isinstance(own, MclClassifier) and own.cam_options else {}
+        options = {"classifier": experiment.classifier.cam_options} if experiment.classifier.cam_options else {}
         parameters = {**experiment.cams.model_dump(mode="json"), "split": "train", **options}
         protocol = experiment.cams.model_dump(mode="json", include={"scales", "flip"})
         protocol = {**protocol, "image_labels": experiment.cams.classes == "image_labels", "walk": "none", "crf": "none"}

@@ -23,6 +23,11 @@ class Classifier(Training):
         """See `Training`."""
         return super().unused | (set() if self.snapshots else {"snapshots"})
 
+    @property
+    def cam_options(self) -> dict[str, str]:
+        """What the CAMs alone have to be told beside what the training was."""
+        return {}
+
     @model_validator(mode="after")
     def _snapshots_are_in_between(self) -> Classifier:
         if list(self.snapshots) != sorted(set(self.snapshots)) or max(self.snapshots, default=0) >= self.epochs:
@@ -216,7 +221,7 @@ class MclClassifier(Classifier):
 
     @property
     def cam_options(self) -> dict[str, str]:
-        """What the CAMs alone have to be told beside what the training was."""
+        """See `Classifier`."""
         if self.compares_crops:
             return {"test_maps": "plain"} if self.test_maps == "plain" else {}
         return {"test_maps": "attended", "attention": self.attention} if self.test_maps == "attended" else {}
