@@ -250,3 +250,20 @@ def test_what_a_system_observes_is_logged_and_no_loss(
     assert list(frame["observed.share"]) == [pytest.approx((0.25 + 0.5) / 2)]
     pd.testing.assert_frame_equal(frame.drop(columns="observed.share"), plain[0])
     assert (directory / "model.safetensors").read_bytes() == plain[1]
+
+
+def test_the_total_of_an_epoch_in_which_a_term_began_is_the_mean_of_what_was_minimised(
+    planned: Callable[..., Plan], do: Callable[[Plan, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = prepared(planned, do, {"classifier": {"epochs": 1}})
+    original = Cam.losses
+
+    def begins_at_the_last_step(self: Cam, model: Any, batch: Any, progress: Any) -> Any:
+        late = {"late": torch.tensor(3.0)} if progress.step == 2 else {}
+        return {**original(self, model, batch, progress), **late}
+
+    monkeypatch.setattr(Cam, "losses", begins_at_the_last_step)
+    loop.train(stage_at(directory))
+    frame = metrics(directory)
+    assert frame["late"].item() == pytest.approx(3)
+    assert frame["total"].item() == pytest.approx(frame["classification"].item() + 3 / 3)

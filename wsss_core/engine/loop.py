@@ -95,7 +95,13 @@ class _Sums:
         self.images += images
 
     def means(self) -> dict[str, float]:
+        """Of each term over the batches that had it."""
         return {name: float(value) / self.batches[name] for name, value in self.terms.items()}
+
+    def loss(self) -> float:
+        """The mean over all batches of the sum of the terms that are a loss: one that began amid the epoch counts as little as it did."""
+        losses = [name for name in self.terms if not name.startswith(OBSERVED)]
+        return sum(float(self.terms[name]) for name in losses) / max(self.batches[name] for name in losses)
 
 
 class _Fit:
@@ -184,12 +190,11 @@ class _Fit:
             losses = self._step(epoch, position, batch)
             observed = {OBSERVED + name: value for name, value in self.system.observed().items()}
             sums.add({**losses, **observed}, len(batch["image"]))
-        means = sums.means()
+        means = {**sums.means(), "total": sums.loss()}
         if self.fabric.world_size > 1:
             means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
             means = {name: float(value) for name, value in means.items()}
-        terms = {name: value for name, value in means.items() if not name.startswith(OBSERVED)}
-        total = sum(terms.values())
+        total = means["total"]
         if total != total or total in (float("inf"), float("-inf")):
             raise UserError(f"{self.stage.output / SPEC}: the loss is {total} after epoch {epoch + 1}; try a smaller lr or clip_norm")
         rate = sums.images * self.fabric.world_size / (time.monotonic() - start)
@@ -198,9 +203,7 @@ class _Fit:
             "step": (epoch + 1) * self.steps_per_epoch,
             "epoch": epoch + 1,
             "lr": lr,
-            **terms,
-            "total": total,
-            **{name: value for name, value in means.items() if name.startswith(OBSERVED)},
+            **means,
             "images_per_second": round(rate, 2),
         }
 
