@@ -125,7 +125,7 @@ def test_an_exported_model_gives_the_same_probabilities(model: Path, image: np.n
     pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         exported = torch.jit.load(tmp_path / "m.pt")(pixels)[0].numpy()
-    np.testing.assert_allclose(exported, Predictor(model, {"flip": False}).probabilities(square), atol=1e-5)
+    np.testing.assert_allclose(exported, Predictor(model, {"scales": [1.0], "flip": False}).probabilities(square), atol=1e-5)
     with pytest.raises(UserError, match="expected a name ending in"):
         export_model(model, tmp_path / "m.bin", 64)
 

@@ -87,8 +87,8 @@ class Segmenter(Training):
 class Predict(Block):
     """Test path of a network that segments."""
 
-    scales: Scales = (1.0,)
-    """Sizes of the image whose probabilities are averaged."""
+    scales: Scales = (0.75, 1.0, 1.25)
+    """Sizes of the image, relative to `resize`, whose probabilities are averaged."""
     flip: bool = True
     """Also average the mirrored image's probabilities."""
     resize: Positive | None = None
