@@ -11,8 +11,9 @@ from presets import WORKFLOW, planned, rows_of
 
 from wsss_core.config import read_yaml
 from wsss_core.data.voc import CLASSES
+from wsss_core.report.names import METRICS, RULES
 from wsss_core.report.published import find_published, read_published
-from wsss_core.report.tables import METRICS, RULES, _labels
+from wsss_core.report.tables import _labels
 
 PRESETS = sorted((WORKFLOW / "presets").glob("*.yaml"))
 STUDIES = sorted((WORKFLOW / "studies").glob("*.yaml"))

@@ -15,7 +15,8 @@ import numpy as np
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path
 from wsss_core.report.embeddings import Panel, embedding_panels
-from wsss_core.report.tables import METRICS, SUBJECTS, read_records
+from wsss_core.report.names import METRICS, SUBJECTS
+from wsss_core.report.tables import read_records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from wsss_core.config import Table
 from wsss_core.report.differences import CONFIDENCE, DIFFERENCES, verdict
+from wsss_core.report.names import METRICS, RULES, SUBJECTS
 from wsss_core.report.published import COSTS
-from wsss_core.report.tables import METRICS, RULES, SUBJECTS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,37 +21,13 @@ from wsss_core.config import Table
 from wsss_core.errors import UserError, did_you_mean
 from wsss_core.files import read_json, write_text
 from wsss_core.report.differences import DIFFERENCES, paired_difference
+from wsss_core.report.markdown import to_markdown
+from wsss_core.report.names import METRICS, RULES, SUBJECTS
 from wsss_core.report.published import COSTS, Published, find_published, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUBJECTS = {
-    "classifier": "Classifier",
-    "cams": "CAMs",
-    "walk": "Walked",
-    "refine": "Refined",
-    "pseudo": "Pseudo masks",
-    "end_to_end": "End-to-end",
-    "end_to_end-labels": "End-to-end, image labels known",
-    "end_to_end-patches": "End-to-end, patches",
-    "patches": "Patch embeddings",
-    "segmenter": "Segmenter",
-    "cost": "Cost",
-}
-METRICS = {"map": "mAP", "accuracy": "accuracy", "exact_match": "exact match", "miou": "mIoU", "mfdr": "mFDR", "mfnr": "mFNR"}
-METRICS |= {
-    "boundary_f": "boundary F",
-    "boundary_agnostic_f": "boundary F (any class)",
-    "inter_class": "inter-class cosine distance",
-    "intra_class": "intra-class cosine distance",
-    "ap": "AP",
-    "iou": "IoU",
-    "fdr": "FDR",
-    "fnr": "FNR",
-}
-METRICS |= COSTS
-RULES = ("oracle", "auto", "otsu", "fixed", "argmax", "none")
 KEYS = ("name", "seed", "dataset", "values", "stages", "evaluations")
 PROTOCOL = ("image_labels", "walk", "crf", "source", "scales", "flip")
 HOW = ("split", "rule", "threshold", *PROTOCOL)
@@ -194,8 +170,6 @@ def cell_labels(records: Sequence[dict[str, Any]], table: Table) -> list[tuple[s
 
 def write_table(paths: Iterable[Path], table: Table, name: str, out_dir: Path) -> None:
     """Write `<name>.csv` and `<name>.md` into `out_dir` from the records at `paths`; errors as `make_table`, with the table's name."""
-    from wsss_core.report.markdown import to_markdown
-
     records = read_records(paths)
     published = read_published(find_published(table.published)) if table.published else []
     try:
