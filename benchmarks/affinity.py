@@ -13,8 +13,7 @@ from benchmarks.harness import Forms, HotSpot, Setup
 from benchmarks.memory import peak_bytes
 from benchmarks.pairs import inner_pairs, offsets
 from wsss_core.losses.affinity import affinity_loss, pair_affinity
-from wsss_core.nn.neighbours import path_cells
-from wsss_core.refine.affinity_labels import pair_labels
+from wsss_core.nn.neighbours import pair_labels, path_cells
 from wsss_core.refine.random_walk import boundary_affinity
 
 RADIUS = 5

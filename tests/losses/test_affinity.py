@@ -10,8 +10,7 @@ from torch import Tensor
 
 from wsss_core.losses import affinity as module
 from wsss_core.losses.affinity import affinity_loss, affinity_terms, pair_affinity
-from wsss_core.nn.neighbours import offset_list
-from wsss_core.refine.affinity_labels import pair_labels
+from wsss_core.nn.neighbours import offset_list, pair_labels
 
 SIZES = [(5, 7), (1, 9), (9, 1), (2, 3), (1, 1)]
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from wsss_core.losses.boundary import boundary_losses, boundary_losses_of_pairs, path_maximum
-from wsss_core.nn.neighbours import offset_list, path_cells
-from wsss_core.refine.affinity_labels import pair_labels
+from wsss_core.nn.neighbours import offset_list, pair_labels, path_cells
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden"
 SIZES = [(5, 8), (1, 9), (9, 1), (2, 2), (1, 1)]

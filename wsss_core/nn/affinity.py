@@ -9,6 +9,7 @@ from torch.nn import functional
 from wsss_core.config import Affinity
 from wsss_core.errors import UserError
 from wsss_core.nn.backbones import Features
+from wsss_core.nn.neighbours import grid, resize
 
 STRIDE = 8
 """Pixels of the image per cell of the features and of the walk."""
@@ -43,14 +44,3 @@ class AffinityNet(nn.Module):
         size = grid(images, STRIDE)
         reduced = [functional.elu(layer(level)) for layer, level in zip(self.reduce, levels[-len(WIDTHS) :], strict=True)]
         return functional.elu(self.mix(torch.cat([resize(part, size) for part in reduced], dim=1)))
-
-
-def grid(images: Tensor, stride: int) -> tuple[int, int]:
-    """Return (ceil(H/stride), ceil(W/stride)): cells enough for every pixel, whatever the size."""
-    height, width = images.shape[-2:]
-    return -(-height // stride), -(-width // stride)
-
-
-def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize [N, D, h, w] bilinearly, unless the size is right."""
-    return features if features.shape[-2:] == size else functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_core.config import Boundary
-from wsss_core.nn.affinity import grid, resize
 from wsss_core.nn.backbones import Features
+from wsss_core.nn.neighbours import grid, resize
 
 STRIDE = 4
 """Pixels of the image per cell of the boundary map and of the walk."""

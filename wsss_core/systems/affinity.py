@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from wsss_core.config import WALK_BETA, Affinity, Walk
 from wsss_core.losses.affinity import affinity_terms, pair_affinity
 from wsss_core.nn.affinity import AffinityNet
-from wsss_core.refine.affinity_labels import pair_labels
+from wsss_core.nn.neighbours import pair_labels
 from wsss_core.systems.base import Batch, Progress
 from wsss_core.systems.pairs import Affinities, PairSystem, labels_on_grid, mean_with_mirrored
 

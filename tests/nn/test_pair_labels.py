@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_core.nn.neighbours import offset_list
-from wsss_core.refine.affinity_labels import pair_labels
+from wsss_core.nn.neighbours import offset_list, pair_labels
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden"
 
