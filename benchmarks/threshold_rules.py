@@ -20,7 +20,7 @@ from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
 from wsss_core.refine.crf import crf_labels, crf_soft
 from wsss_core.refine.scores import add_background, open_store, otsu_background, read_image_of_size, upsample
-from wsss_core.stages import SPEC, read_spec
+from wsss_core.stage import SPEC, read_spec
 
 STEPS = np.arange(1, 50) / 50
 COARSE = STEPS[4::5]

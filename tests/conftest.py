@@ -12,7 +12,7 @@ import pytest
 from wsss_core.config import Config, load_config, overlay
 from wsss_core.plan import Plan
 from wsss_core.results import plan_on_disk, write_specs
-from wsss_core.stages import Stage, read_spec, run_stage
+from wsss_core.stage import Stage, read_spec, run_stage
 
 TINY: dict[str, Any] = {
     "dataset": {"source": "shapes", "size": 64, "train": 12, "val": 6, "classes": 3},

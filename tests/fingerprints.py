@@ -38,7 +38,7 @@ MODULES = {
     "evaluate": ("wsss_core.evaluate.stage",),
 }
 # What these hold changes no result (bookkeeping), or is in the ids already (values of the configuration).
-APART = ("wsss_core.config", "wsss_core.errors", "wsss_core.files", "wsss_core.stages", "wsss_core.devices", "wsss_core.systems")
+APART = ("wsss_core.config", "wsss_core.errors", "wsss_core.files", "wsss_core.stage", "wsss_core.devices", "wsss_core.systems")
 
 
 def fingerprint(stage: str, root: Path = ROOT) -> str:

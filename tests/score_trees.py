@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsss_core.data.index import INDEX_FILE, DataIndex, Record, write_index
 from wsss_core.engine.models import TrainedModel, load_model, save_model
-from wsss_core.stages import Spec, Stage
+from wsss_core.stage import Spec, Stage
 from wsss_core.store import ScoreWriter
 from wsss_core.systems import make_system
 

@@ -14,7 +14,7 @@ import pytest
 
 from wsss_core.errors import UserError
 from wsss_core.processes import _AHEAD, map_images
-from wsss_core.stages import Spec, Stage
+from wsss_core.stage import Spec, Stage
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ SCRIPT = """
 import os, pathlib, signal, sys, time
 from functools import partial
 from wsss_core.processes import map_images
-from wsss_core.stages import Spec, Stage
+from wsss_core.stage import Spec, Stage
 
 def work(folder, number):
     (folder / f"pid{os.getpid()}").touch()

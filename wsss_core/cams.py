@@ -20,7 +20,7 @@ from wsss_core.devices import torch_device
 from wsss_core.engine.models import TrainedModel, load_model, snapshot_directory
 from wsss_core.errors import UserError
 from wsss_core.inference import images_of, inference_precision, network_inputs
-from wsss_core.stages import SPEC, Stage
+from wsss_core.stage import SPEC, Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
 from wsss_core.systems.base import CamSystem
 

@@ -58,7 +58,7 @@ def data(
     """
     if sources[0].suffix == ".json":
         from wsss_core.data.sources import prepare
-        from wsss_core.stages import run_stage
+        from wsss_core.stage import run_stage
 
         run_stage(sources[0], ("data",), prepare, threads=threads)
         return
@@ -77,7 +77,7 @@ def train(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     Writes model.safetensors, model.json and metrics.csv (one row per epoch). A killed run starts again after its last whole epoch
     and ends as an undisturbed one would.
     """
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
         from wsss_core.engine.loop import train as train_stage
@@ -90,7 +90,7 @@ def train(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 @app.command()
 def cams(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     """Write multi-scale class activation maps of the training images to an HDF5 score store."""
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
         from wsss_core.cams import write_cams
@@ -104,7 +104,7 @@ def cams(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 def threshold(spec: SpecFile, threads: Threads = 0) -> None:
     """Choose a background threshold without masks: the one at which the scores agree best with their CRF refinement."""
     from wsss_core.refine.threshold import choose_threshold
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     run_stage(spec, ("threshold",), choose_threshold, threads=threads)
 
@@ -113,7 +113,7 @@ def threshold(spec: SpecFile, threads: Threads = 0) -> None:
 def affinity_labels(spec: SpecFile, threads: Threads = 0) -> None:
     """Mark what is surely foreground and surely background in the CAMs, for AffinityNet and the boundary network to learn from."""
     from wsss_core.refine.labels_stage import make_affinity_labels
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     run_stage(spec, ("affinity-labels",), make_affinity_labels, threads=threads)
 
@@ -121,7 +121,7 @@ def affinity_labels(spec: SpecFile, threads: Threads = 0) -> None:
 @app.command()
 def walk(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     """Spread CAMs over the image by a random walk along the affinities of AffinityNet or the boundary network."""
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
         from wsss_core.refine.walk_stage import walk_scores
@@ -135,7 +135,7 @@ def walk(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 def crf(spec: SpecFile, threads: Threads = 0) -> None:
     """Refine scores with a dense CRF over the image's own labels and background; `threads` processes."""
     from wsss_core.refine.crf_stage import refine_with_crf
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     run_stage(spec, ("crf",), refine_with_crf, threads=threads)
 
@@ -144,7 +144,7 @@ def crf(spec: SpecFile, threads: Threads = 0) -> None:
 def pseudo(spec: SpecFile, threads: Threads = 0) -> None:
     """Turn scores into pseudo masks: indexed PNG files with the VOC palette."""
     from wsss_core.refine.pseudo_stage import make_pseudo_masks
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     run_stage(spec, ("pseudo",), make_pseudo_masks, threads=threads)
 
@@ -173,7 +173,7 @@ def predict(
     Example: `wsss predict results/shapes/experiments/crf photos/ --output out`.
     """
     if model.suffix == ".json" and not images:
-        from wsss_core.stages import run_stage
+        from wsss_core.stage import run_stage
 
         def work(stage):  # type: ignore[no-untyped-def]
             from wsss_core.predict import predict_stage
@@ -211,7 +211,7 @@ def predict(
 def evaluate(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     """Compare scores, masks or a classifier with the truth: mIoU, mFDR, mFNR, IoU per class, the curve over thresholds, mAP."""
     from wsss_core.evaluate.stage import evaluate as evaluate_stage
-    from wsss_core.stages import run_stage
+    from wsss_core.stage import run_stage
 
     run_stage(spec, ("evaluate",), evaluate_stage, threads=threads, gpus=gpus)
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from wsss_core.data.images import read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import normalise
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 from wsss_core.systems.base import System
 
 

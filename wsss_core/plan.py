@@ -72,7 +72,7 @@ class Plan:
         return self.chain_directory(chain) / f"spec-{digest(self.chain_spec(chain))}.json"
 
     def spec(self, stage: PlannedStage) -> dict[str, Any]:
-        """What `spec.json` holds: see `wsss_core.stages.Spec`."""
+        """What `spec.json` holds: see `wsss_core.stage.Spec`."""
         return {
             "stage": stage.kind,
             "id": stage.id,

@@ -20,7 +20,7 @@ from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, read_json
 from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.refine.predictions import present_classes, refine_predictions, refine_probabilities
-from wsss_core.stages import SPEC, Stage
+from wsss_core.stage import SPEC, Stage
 from wsss_core.store import ScoreWriter, shard_ranges
 from wsss_core.systems import system_type
 from wsss_core.systems.base import PatchSystem, SegmentSystem, System

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ from wsss_core.data.sources import checksum
 from wsss_core.errors import UserError
 from wsss_core.files import read_json, sha256, write_json
 from wsss_core.plan import Outside, Plan, PlannedStage, make_plan
-from wsss_core.stages import MANIFEST, RESUME, SPEC
+from wsss_core.stage import MANIFEST, RESUME, SPEC
 
 EXPERIMENT = "experiment.json"
 

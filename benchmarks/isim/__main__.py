@@ -30,7 +30,7 @@ from wsss_core.refine.crf import crf_labels
 from wsss_core.refine.pseudo_stage import label_map
 from wsss_core.refine.scores import upsample
 from wsss_core.results import plan_on_disk, write_specs
-from wsss_core.stages import Stage, read_spec, run_stage
+from wsss_core.stage import Stage, read_spec, run_stage
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress
 

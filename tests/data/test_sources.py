@@ -19,7 +19,7 @@ from wsss_core.data import sources
 from wsss_core.data.images import save_mask
 from wsss_core.data.index import read_index
 from wsss_core.errors import UserError
-from wsss_core.stages import Spec, Stage, run_stage
+from wsss_core.stage import Spec, Stage, run_stage
 
 
 def track(items, what, total=None):

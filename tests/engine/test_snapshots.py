@@ -16,7 +16,7 @@ from wsss_core.engine import loop
 from wsss_core.engine.models import load_model, snapshot_directory
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
-from wsss_core.stages import run_stage
+from wsss_core.stage import run_stage
 from wsss_core.systems.cam import Cam
 
 

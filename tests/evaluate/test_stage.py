@@ -16,7 +16,7 @@ from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 from wsss_core.evaluate.embeddings import read_embeddings
 from wsss_core.evaluate.stage import evaluate
 from wsss_core.refine.scores import upsample
-from wsss_core.stages import Spec, Stage
+from wsss_core.stage import Spec, Stage
 from wsss_core.store import ScoreWriter
 
 CLASSES = ("background", "cat", "dog")

@@ -18,7 +18,7 @@ from wsss_core.refine.crf import crf_soft
 from wsss_core.refine.crf_stage import refine_with_crf
 from wsss_core.refine.pseudo_stage import label_map, make_pseudo_masks
 from wsss_core.refine.scores import add_background, upsample
-from wsss_core.stages import Spec, Stage
+from wsss_core.stage import Spec, Stage
 from wsss_core.store import ScoreStore, ScoreWriter
 
 REFINE = {"background": 0.25, "background_power": 4.0, "crf": "vitpcm"}

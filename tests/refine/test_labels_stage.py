@@ -18,7 +18,7 @@ from wsss_core.refine import labels_stage
 from wsss_core.refine.confidence import labels_by_otsu, labels_by_power, labels_by_threshold
 from wsss_core.refine.labels_stage import make_affinity_labels
 from wsss_core.refine.scores import upsample
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 FIXED = {"method": "thresholds", "foreground": 0.6, "background": 0.2}
 

@@ -21,7 +21,7 @@ from wsss_core.losses.beacon import beacon_loss
 from wsss_core.losses.segmentation import pixel_cross_entropy
 from wsss_core.plan import Plan
 from wsss_core.refine.soft_masks import SoftMasks, one_hot
-from wsss_core.stages import read_spec
+from wsss_core.stage import read_spec
 from wsss_core.store import ScoreStore, ScoreWriter
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress

@@ -10,11 +10,11 @@ from wsss_core.config.load import validate
 from wsss_core.data.index import INDEX_FILE, DataIndex, write_index
 from wsss_core.errors import UserError, did_you_mean
 from wsss_core.files import write_json
-from wsss_core.stages import SPEC
+from wsss_core.stage import SPEC
 
 if TYPE_CHECKING:
     from wsss_core.data.listing import Track
-    from wsss_core.stages import Stage
+    from wsss_core.stage import Stage
 
 _MODELS: dict[str, type[Shapes | Folder | Voc12 | Coco14]] = {"shapes": Shapes, "folder": Folder, "voc12": Voc12, "coco14": Coco14}
 _PLACES = ("root", "sbd")

@@ -29,7 +29,7 @@ from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_text
 from wsss_core.nn.backbones import memory_format
-from wsss_core.stages import SPEC, Stage
+from wsss_core.stage import SPEC, Stage
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress, Run, System
 

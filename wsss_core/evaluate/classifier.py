@@ -17,7 +17,7 @@ from wsss_core.devices import torch_device
 from wsss_core.engine.models import load_model
 from wsss_core.inference import images_of
 from wsss_core.nn.backbones import Features
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 
 class Classified(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 EMBEDDINGS, LABELS = "embeddings.npy", "labels.npy"
 

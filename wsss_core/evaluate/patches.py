@@ -16,7 +16,7 @@ from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import mean_of_defined
 from wsss_core.inference import images_of, inference_precision, network_inputs
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 from wsss_core.systems.apc import Apc
 
 

@@ -12,7 +12,7 @@ from wsss_core.data.index import read_index
 from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
 from wsss_core.refine.scores import SCORES, add_background, image_places, is_complete, open_store, read_image_of_size, upsample
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
 
 _IMAGES_PER_SHARD = 64

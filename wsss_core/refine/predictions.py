@@ -13,7 +13,7 @@ from wsss_core.files import atomic_path
 from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
 from wsss_core.refine.scores import open_store, read_image_of_size
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 # A class that wins no pixel and stays below this everywhere is left out of the CRF, whose cost is the number of labels.
 _PRESENT = 0.05

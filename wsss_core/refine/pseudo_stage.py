@@ -16,7 +16,7 @@ from wsss_core.refine.crf import crf_labels
 from wsss_core.refine.crf_stage import refine_image
 from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, otsu_background, read_image_of_size, upsample
 from wsss_core.refine.threshold import read_threshold
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 MASKS = "masks"
 

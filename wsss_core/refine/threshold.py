@@ -22,7 +22,7 @@ from wsss_core.files import read_json, write_json
 from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
 from wsss_core.refine.scores import SCORES, add_background, image_places, open_store, read_image_of_size, upsample
-from wsss_core.stages import Stage
+from wsss_core.stage import Stage
 
 THRESHOLD = "threshold.json"
 CRF = "vitpcm"

@@ -20,7 +20,7 @@ from wsss_core.errors import UserError
 from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.refine.random_walk import batches_of_similar_size, walk
 from wsss_core.refine.scores import SCORES, is_complete, open_store, records_of
-from wsss_core.stages import SPEC, Stage
+from wsss_core.stage import SPEC, Stage
 from wsss_core.store import ScoreStore, ScoreWriter, join_stores, shard_ranges
 from wsss_core.systems.pairs import Affinities, PairSystem
 

@@ -26,7 +26,7 @@ from wsss_core.data.truth import read_truth
 from wsss_core.errors import UserError
 from wsss_core.refine.scores import upsample
 from wsss_core.report.tables import read_records
-from wsss_core.stages import SPEC, read_spec
+from wsss_core.stage import SPEC, read_spec
 from wsss_core.store import ScoreStore
 
 Column = tuple[str, Callable[[Record, np.ndarray], np.ndarray]]

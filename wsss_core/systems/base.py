@@ -25,7 +25,7 @@ from wsss_core.nn.backbones import has_layer_norm, statistics
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from wsss_core.stages import Stage
+    from wsss_core.stage import Stage
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]

@@ -13,7 +13,7 @@ import pytest
 
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, read_json, write_json
-from wsss_core.stages import Stage, read_spec, run_stage
+from wsss_core.stage import Stage, read_spec, run_stage
 
 
 def spec_at(directory: Path, **changes: Any) -> Path:
