@@ -85,16 +85,16 @@ def _builds_on(stage: Any, other: Any) -> bool:
 
 def work_of(kind: str) -> Callable[[Stage], None]:
     """The function that does a kind of stage."""
-    from wsss_core.cams import write_cams
     from wsss_core.data.sources import prepare
     from wsss_core.engine.loop import train
     from wsss_core.evaluate.stage import evaluate
-    from wsss_core.predict import predict_stage
     from wsss_core.refine.crf_stage import refine_with_crf
     from wsss_core.refine.labels_stage import make_affinity_labels
     from wsss_core.refine.pseudo_stage import make_pseudo_masks
     from wsss_core.refine.threshold import choose_threshold
     from wsss_core.refine.walk_stage import walk_scores
+    from wsss_core.stages.cams import write_cams
+    from wsss_core.stages.predict import predict_stage
 
     return {
         "data": prepare,

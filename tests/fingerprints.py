@@ -25,7 +25,7 @@ MODULES = {
     "classifier.isim": ("wsss_core.engine.loop", "wsss_core.systems.isim"),
     "classifier.mcl": ("wsss_core.engine.loop", "wsss_core.systems.mcl"),
     "classifier.apc": ("wsss_core.engine.loop", "wsss_core.systems.apc"),
-    "cams": ("wsss_core.cams", *(f"wsss_core.systems.{name}" for name in ("cam", "puzzle", "rsa_cfc", "isim", "mcl", "apc"))),
+    "cams": ("wsss_core.stages.cams", *(f"wsss_core.systems.{name}" for name in ("cam", "puzzle", "rsa_cfc", "isim", "mcl", "apc"))),
     "threshold": ("wsss_core.refine.threshold",),
     "affinity-labels": ("wsss_core.refine.labels_stage",),
     "affinity.affinity": ("wsss_core.engine.loop", "wsss_core.systems.affinity"),
@@ -34,7 +34,7 @@ MODULES = {
     "crf": ("wsss_core.refine.crf_stage",),
     "pseudo": ("wsss_core.refine.pseudo_stage",),
     "segmenter.segment": ("wsss_core.engine.loop", "wsss_core.systems.segment"),
-    "predict": ("wsss_core.predict", "wsss_core.systems.segment", "wsss_core.systems.apc"),
+    "predict": ("wsss_core.stages.predict", "wsss_core.systems.segment", "wsss_core.systems.apc"),
     "evaluate": ("wsss_core.evaluate.stage",),
 }
 # What these hold changes no result (bookkeeping), or is in the ids already (values of the configuration).

@@ -38,8 +38,8 @@ def edit(path: Path, before: str, after: str) -> None:
 
 
 def test_comments_and_docstrings_do_not_count(copy: Path) -> None:
-    edit(copy / "wsss_core/cams.py", "_EPS = 1e-5", "_EPS = 1e-5  # so that no map is divided by zero")
-    edit(copy / "wsss_core/cams.py", '"""Divide each map', '"""Divide every map')
+    edit(copy / "wsss_core/engine/cams.py", "_EPS = 1e-5", "_EPS = 1e-5  # so that no map is divided by zero")
+    edit(copy / "wsss_core/engine/cams.py", '"""Divide each map', '"""Divide every map')
     assert fingerprint("cams", copy) == fingerprint("cams")
 
 

@@ -93,7 +93,7 @@ def cams(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
-        from wsss_core.cams import write_cams
+        from wsss_core.stages.cams import write_cams
 
         write_cams(stage)
 
@@ -176,7 +176,7 @@ def predict(
         from wsss_core.stage import run_stage
 
         def work(stage):  # type: ignore[no-untyped-def]
-            from wsss_core.predict import predict_stage
+            from wsss_core.stages.predict import predict_stage
 
             predict_stage(stage)
 
@@ -192,7 +192,8 @@ def predict(
         raise UserError(f"--scales: expected comma-separated numbers, got '{scales}'") from None
     config = validate(Predict, {"scales": sizes, "flip": flip, "crf": crf, "resize": resize, "source": source}, "predict")
     from wsss_core.devices import claim_gpus
-    from wsss_core.predict import Predictor, find_images, find_model, predict_images
+    from wsss_core.engine.own_images import find_images, find_model, predict_images
+    from wsss_core.engine.predictor import Predictor
 
     found = find_images(images)
     import torch
@@ -336,7 +337,7 @@ def export(
 ) -> None:
     """Export a segmenter for use without this package: images [N, 3, H, W] in [0, 1] to class probabilities [N, C, H, W]."""
     from wsss_core.engine.export import export_model
-    from wsss_core.predict import find_model
+    from wsss_core.engine.own_images import find_model
 
     export_model(find_model(model), output, size)
     typer.echo(output)

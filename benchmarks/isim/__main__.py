@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss_core.cams import multiscale_cams, normalise_cams
 from wsss_core.config import Cams, load_config
 from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
 from wsss_core.data.sources import prepare
 from wsss_core.engine import loop
+from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
 from wsss_core.engine.optimiser import make_optimiser
 from wsss_core.refine import rounds

@@ -246,10 +246,10 @@ def test_classifier_needs_no_masks(tmp_path, truths, monkeypatch):
     write_data(tmp_path, with_masks=())
     probabilities = np.array([[0.9, 0.2], [0.8, 0.6], [0.3, 0.7]], np.float32)
     labels = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
-    module_of_classifier = types.ModuleType("wsss_core.evaluate.classifier")
+    module_of_classifier = types.ModuleType("wsss_core.engine.classifier")
     embeddings = np.random.default_rng(3).standard_normal((3, 4)).astype(np.float32)
     module_of_classifier.classify = lambda stage, index, split: (probabilities, labels, embeddings)
-    monkeypatch.setitem(sys.modules, "wsss_core.evaluate.classifier", module_of_classifier)
+    monkeypatch.setitem(sys.modules, "wsss_core.engine.classifier", module_of_classifier)
     evaluate(make_stage(tmp_path, "classifier"))
     (figure,) = read(tmp_path)["figures"]
     assert (figure["rule"], figure["map"], figure["ap"]) == ("none", 1, {"cat": 1, "dog": None})
@@ -263,9 +263,9 @@ def test_classifier_needs_no_masks(tmp_path, truths, monkeypatch):
 
 def test_a_classifier_may_have_no_embeddings(tmp_path, truths, monkeypatch):
     write_data(tmp_path)
-    module_of_classifier = types.ModuleType("wsss_core.evaluate.classifier")
+    module_of_classifier = types.ModuleType("wsss_core.engine.classifier")
     module_of_classifier.classify = lambda stage, index, split: (np.full((3, 2), 0.4), np.ones((3, 2)), None)
-    monkeypatch.setitem(sys.modules, "wsss_core.evaluate.classifier", module_of_classifier)
+    monkeypatch.setitem(sys.modules, "wsss_core.engine.classifier", module_of_classifier)
     evaluate(make_stage(tmp_path, "classifier"))
     assert read(tmp_path)["figures"][0]["map"] == 1
     assert read_embeddings(tmp_path / "out") is None

@@ -16,13 +16,12 @@ import pytest
 import torch
 from conftest import metrics, prepared, stage_at
 
-from wsss_core import cams
-from wsss_core.cams import multiscale_cams, normalise_cams
 from wsss_core.config import Cams, OwnLabels
 from wsss_core.data.images import read_image, read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
-from wsss_core.engine import loop
+from wsss_core.engine import cams, loop
+from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics

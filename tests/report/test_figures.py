@@ -70,9 +70,9 @@ def tree(tmp_path, monkeypatch):
         def labels(self, image):
             return np.ones(image.shape[:2], np.uint8)
 
-    predict = types.ModuleType("wsss_core.predict")
+    predict = types.ModuleType("wsss_core.engine.predictor")
     predict.Predictor = Predictor
-    monkeypatch.setitem(sys.modules, "wsss_core.predict", predict)
+    monkeypatch.setitem(sys.modules, "wsss_core.engine.predictor", predict)
     grid = [i / 10 for i in range(10)]
     curve = {"threshold": grid, "miou": [0.5 - (t - 0.4) ** 2 for t in grid], "mfdr": [None, *grid[1:]], "mfnr": grid}
     rules = [{"rule": "fixed", "threshold": 0.3}, {"rule": "oracle", "threshold": 0.4}]

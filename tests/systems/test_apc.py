@@ -18,6 +18,8 @@ from wsss_core.data.images import read_image, read_mask
 from wsss_core.data.index import DataIndex, Record, read_index
 from wsss_core.engine.export import export_model
 from wsss_core.engine.models import save_model
+from wsss_core.engine.own_images import find_model
+from wsss_core.engine.predictor import Predictor
 from wsss_core.errors import UserError
 from wsss_core.files import read_json
 from wsss_core.losses.classification import probability_cross_entropy
@@ -27,7 +29,6 @@ from wsss_core.nn.bilstm import HVBiLSTM
 from wsss_core.nn.pixel_adaptive import pixel_adaptive_refine
 from wsss_core.nn.pooling import adaptive_k_pool
 from wsss_core.plan import Plan
-from wsss_core.predict import Predictor, find_model
 from wsss_core.systems import make_system
 from wsss_core.systems.apc import Apc, ApcNet, Patches
 from wsss_core.systems.base import Batch, Progress, Run

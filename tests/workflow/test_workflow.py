@@ -108,7 +108,7 @@ def test_nothing_changed_nothing_to_do(finished: Project) -> None:
 
 @pytest.mark.slow
 def test_a_comment_reruns_nothing(finished: Project) -> None:
-    finished.edit("wsss_core/cams.py", "_EPS = 1e-5", "_EPS = 1e-5  # a comment")
+    finished.edit("wsss_core/engine/cams.py", "_EPS = 1e-5", "_EPS = 1e-5  # a comment")
     finished.edit("workflow/rules/cams.smk", "# Class", "# The class")
     assert finished.jobs() == Counter()
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.truth import read_truth
 from wsss_core.devices import torch_device
+from wsss_core.engine.images import images_of, inference_precision, network_inputs
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import mean_of_defined
-from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.stage import Stage
 from wsss_core.systems.apc import Apc
 

@@ -105,8 +105,8 @@ def evaluate(stage: Stage) -> None:
 
 
 def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, Any]:
+    from wsss_core.engine.classifier import classify
     from wsss_core.evaluate.classification import classification_metrics
-    from wsss_core.evaluate.classifier import classify
 
     scores, labels, embeddings = classify(stage, index, split)
     if embeddings is not None:

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from wsss_core.cams import write_scores
 from wsss_core.config import Cams, OwnLabels
 from wsss_core.data.dataset import stable_seed
 from wsss_core.data.mask_sets import pack_masks, round_archive
+from wsss_core.engine.cams import write_scores
+from wsss_core.engine.images import inference_precision
 from wsss_core.engine.models import TrainedModel
 from wsss_core.errors import UserError
 from wsss_core.files import write_json
-from wsss_core.inference import inference_precision
 from wsss_core.processes import map_images
 from wsss_core.refine.pseudo_stage import make_mask
 from wsss_core.refine.threshold import MOST_IMAGES, best_threshold, compare_thresholds

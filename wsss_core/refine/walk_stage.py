@@ -15,9 +15,9 @@ from torch.nn import functional
 from wsss_core.config import Walk, validate
 from wsss_core.data.index import read_index
 from wsss_core.devices import torch_device
+from wsss_core.engine.images import images_of, inference_precision, network_inputs
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
-from wsss_core.inference import images_of, inference_precision, network_inputs
 from wsss_core.refine.random_walk import batches_of_similar_size, walk
 from wsss_core.refine.scores import SCORES, is_complete, open_store, records_of
 from wsss_core.stage import SPEC, Stage

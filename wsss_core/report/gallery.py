@@ -210,7 +210,7 @@ def _mask_in(place: Path) -> Callable[[Record, np.ndarray], np.ndarray]:
 
 
 def _prediction_of(model: Path, parameters: dict[str, Any]) -> Callable[[Record, np.ndarray], np.ndarray]:
-    from wsss_core.predict import Predictor
+    from wsss_core.engine.predictor import Predictor
 
     predictor = Predictor(model, parameters, device="cpu")
     return lambda _, image: overlay_mask(image, predictor.labels(image))

@@ -12,10 +12,11 @@ from PIL import Image
 
 from wsss_core.data.images import read_mask
 from wsss_core.engine.export import export_model
+from wsss_core.engine.own_images import find_images, find_model, predict_images
+from wsss_core.engine.predictor import Predictor
 from wsss_core.errors import UserError
 from wsss_core.evaluate.submission import write_submission
 from wsss_core.plan import Plan
-from wsss_core.predict import Predictor, find_images, find_model, predict_images
 from wsss_core.refine.predictions import refine_probabilities
 
 

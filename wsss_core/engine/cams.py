@@ -14,32 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.config import Cams, validate
-from wsss_core.data.index import DataIndex, Record, read_index
-from wsss_core.devices import torch_device
-from wsss_core.engine.models import TrainedModel, load_model, snapshot_directory
+from wsss_core.config import Cams
+from wsss_core.data.index import DataIndex, Record
+from wsss_core.engine.images import images_of, inference_precision, network_inputs
+from wsss_core.engine.models import TrainedModel
 from wsss_core.errors import UserError
-from wsss_core.inference import images_of, inference_precision, network_inputs
-from wsss_core.stage import SPEC, Stage
+from wsss_core.stage import Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
 from wsss_core.systems.base import CamSystem
 
-SCORES = "scores.h5"
 _SHARD = 128
 _EPS = 1e-5
-
-
-def write_cams(stage: Stage) -> None:
-    """Do a cams stage. Output: `scores.h5`, the maps of each training image's classes, with the class scores as `extra/score`."""
-    parameters = {key: value for key, value in stage.parameters.items() if key not in ("split", "snapshot", "classifier")}
-    config = validate(Cams, parameters, str(stage.output / SPEC))
-    index = read_index(stage.input("data"), stage.spec.files.get("root"))
-    records = index.split(stage.parameters["split"])
-    torch.set_num_threads(stage.threads)
-    model, epoch = stage.input("model"), stage.parameters.get("snapshot")
-    directory = model if epoch is None else snapshot_directory(model, epoch)
-    trained = load_model(directory, torch_device(stage.gpus), stage.parameters.get("classifier"))
-    write_scores(stage, trained, index, records, config, stage.output / SCORES, shards=stage.resume, what="cams")
 
 
 def write_scores(

@@ -13,16 +13,17 @@ import torch
 from conftest import stage_at
 from torch.nn import functional
 
-from wsss_core import cams as cams_module
-from wsss_core.cams import multiscale_cams, normalise_cams, write_cams
 from wsss_core.config import Cams
 from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
 from wsss_core.data.transforms import normalise
+from wsss_core.engine import cams as cams_module
+from wsss_core.engine.cams import multiscale_cams, normalise_cams
+from wsss_core.engine.classifier import classify, image_embeddings
 from wsss_core.engine.models import load_model
-from wsss_core.evaluate.classifier import classify, image_embeddings
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
+from wsss_core.stages.cams import write_cams
 from wsss_core.store import ScoreStore
 
 

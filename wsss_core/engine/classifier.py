@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss_core.cams import multiscale_cams
 from wsss_core.config import Cams
 from wsss_core.data.index import DataIndex
 from wsss_core.devices import torch_device
+from wsss_core.engine.cams import multiscale_cams
+from wsss_core.engine.images import images_of
 from wsss_core.engine.models import load_model
-from wsss_core.inference import images_of
 from wsss_core.nn.backbones import Features
 from wsss_core.stage import Stage
 

@@ -1,0 +1,1 @@
+"""The work of the rules: one file per rule, with its name."""
