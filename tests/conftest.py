@@ -88,13 +88,13 @@ def work_of(kind: str) -> Callable[[Stage], None]:
     from wsss_core.data.sources import prepare
     from wsss_core.engine.loop import train
     from wsss_core.evaluate.stage import evaluate
-    from wsss_core.refine.crf_stage import refine_with_crf
-    from wsss_core.refine.labels_stage import make_affinity_labels
-    from wsss_core.refine.pseudo_stage import make_pseudo_masks
-    from wsss_core.refine.threshold import choose_threshold
-    from wsss_core.refine.walk_stage import walk_scores
+    from wsss_core.stages.affinity_labels import make_affinity_labels
     from wsss_core.stages.cams import write_cams
+    from wsss_core.stages.crf import refine_with_crf
     from wsss_core.stages.predict import predict_stage
+    from wsss_core.stages.pseudo import make_pseudo_masks
+    from wsss_core.stages.threshold import choose_threshold
+    from wsss_core.stages.walk import walk_scores
 
     return {
         "data": prepare,

@@ -100,7 +100,7 @@ def test_workers_have_one_thread_and_the_parents_setting_stays(stage: Stage, mon
 
 
 def test_refining_loads_no_torch() -> None:
-    code = "import sys, wsss_core.refine.crf_stage, wsss_core.refine.pseudo_stage; sys.exit('torch' in sys.modules)"
+    code = "import sys, wsss_core.stages.crf, wsss_core.stages.pseudo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -103,8 +103,8 @@ def cams(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 @app.command()
 def threshold(spec: SpecFile, threads: Threads = 0) -> None:
     """Choose a background threshold without masks: the one at which the scores agree best with their CRF refinement."""
-    from wsss_core.refine.threshold import choose_threshold
     from wsss_core.stage import run_stage
+    from wsss_core.stages.threshold import choose_threshold
 
     run_stage(spec, ("threshold",), choose_threshold, threads=threads)
 
@@ -112,8 +112,8 @@ def threshold(spec: SpecFile, threads: Threads = 0) -> None:
 @app.command()
 def affinity_labels(spec: SpecFile, threads: Threads = 0) -> None:
     """Mark what is surely foreground and surely background in the CAMs, for AffinityNet and the boundary network to learn from."""
-    from wsss_core.refine.labels_stage import make_affinity_labels
     from wsss_core.stage import run_stage
+    from wsss_core.stages.affinity_labels import make_affinity_labels
 
     run_stage(spec, ("affinity-labels",), make_affinity_labels, threads=threads)
 
@@ -124,7 +124,7 @@ def walk(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
-        from wsss_core.refine.walk_stage import walk_scores
+        from wsss_core.stages.walk import walk_scores
 
         walk_scores(stage)
 
@@ -134,8 +134,8 @@ def walk(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
 @app.command()
 def crf(spec: SpecFile, threads: Threads = 0) -> None:
     """Refine scores with a dense CRF over the image's own labels and background; `threads` processes."""
-    from wsss_core.refine.crf_stage import refine_with_crf
     from wsss_core.stage import run_stage
+    from wsss_core.stages.crf import refine_with_crf
 
     run_stage(spec, ("crf",), refine_with_crf, threads=threads)
 
@@ -143,8 +143,8 @@ def crf(spec: SpecFile, threads: Threads = 0) -> None:
 @app.command()
 def pseudo(spec: SpecFile, threads: Threads = 0) -> None:
     """Turn scores into pseudo masks: indexed PNG files with the VOC palette."""
-    from wsss_core.refine.pseudo_stage import make_pseudo_masks
     from wsss_core.stage import run_stage
+    from wsss_core.stages.pseudo import make_pseudo_masks
 
     run_stage(spec, ("pseudo",), make_pseudo_masks, threads=threads)
 

@@ -27,7 +27,7 @@ from wsss_core.engine.models import load_model
 from wsss_core.engine.optimiser import make_optimiser
 from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
-from wsss_core.refine.pseudo_stage import label_map
+from wsss_core.refine.pseudo import label_map
 from wsss_core.refine.scores import upsample
 from wsss_core.results import plan_on_disk, write_specs
 from wsss_core.stage import Stage, read_spec, run_stage

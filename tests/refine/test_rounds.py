@@ -30,7 +30,7 @@ from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
-from wsss_core.refine.pseudo_stage import make_mask
+from wsss_core.refine.pseudo import make_mask
 from wsss_core.refine.scores import upsample
 from wsss_core.report.figures import write_figures
 from wsss_core.report.gallery import write_gallery

@@ -28,8 +28,8 @@ from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogra
 from wsss_core.files import write_json
 from wsss_core.processes import map_images
 from wsss_core.refine.scores import open_store, upsample
-from wsss_core.refine.threshold import read_threshold, threshold_in
 from wsss_core.stage import Stage
+from wsss_core.stages.threshold import read_threshold, threshold_in
 
 SCORES, MASKS = ("cams", "walk", "refine"), ("pseudo", "segmenter", "end_to_end")
 FIGURES, CONFUSION, PER_CLASS, THRESHOLDS = "figures.json", "confusion.npy", "per_class.csv", "thresholds.csv"

@@ -22,7 +22,7 @@ from wsss_core.engine.models import TrainedModel
 from wsss_core.errors import UserError
 from wsss_core.files import write_json
 from wsss_core.processes import map_images
-from wsss_core.refine.pseudo_stage import make_mask
+from wsss_core.refine.pseudo import make_mask
 from wsss_core.refine.threshold import MOST_IMAGES, best_threshold, compare_thresholds
 from wsss_core.systems.base import Run, System
 

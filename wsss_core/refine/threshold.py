@@ -14,38 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from wsss_core.data.index import read_index
-from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics
 from wsss_core.evaluate.thresholds import best_foreground, curve, score_histogram
-from wsss_core.files import read_json, write_json
 from wsss_core.processes import map_images
 from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.scores import SCORES, add_background, image_places, open_store, read_image_of_size, upsample
+from wsss_core.refine.scores import add_background, open_store, read_image_of_size, upsample
 from wsss_core.stage import Stage
 
-THRESHOLD = "threshold.json"
 CRF = "vitpcm"
 MOST_IMAGES = 300
 """Images of the sample: on MSRC, a third of its 353 training images gave the same threshold as all, up to 0.02."""
 _WITHOUT_CLASSES = 0.5
 GRID = [step / 100 for step in range(1, 100)]
-
-
-def choose_threshold(stage: Stage) -> None:
-    """Do the `threshold` stage.
-
-    Reads the score store of the stage in the role `scores` (maps in [0, 1], no background channel) and images; writes
-    `threshold.json`: `threshold`, `agreement` (mIoU with the refined labels there, a fraction), `images` (in the sample) and the
-    whole curve, `thresholds` and `agreements`. Ties go to the lower threshold.
-
-    Where no image has a class there is nothing to cut: 0.5. Raises `UserError` if an image is missing, unreadable or of another size than its scores.
-    """
-    source = stage.input("scores", SCORES)
-    store = open_store(source)
-    places = image_places(read_index(stage.input("data"), stage.spec.files.get("root")), store)
-    histogram, images = compare_thresholds(stage, source, places, MOST_IMAGES, stage.threads, "comparing thresholds")
-    write_json(stage.output / THRESHOLD, best_threshold(stage, histogram, images))
 
 
 def compare_thresholds(
@@ -84,20 +64,6 @@ def best_threshold(stage: Stage, histogram: np.ndarray, images: int, what: str =
         "thresholds": GRID,
         "agreements": agreements.tolist(),
     }
-
-
-def read_threshold(stage: Stage) -> float:
-    """Return the threshold that the stage in the role `threshold` chose."""
-    return threshold_in(stage.input("threshold", THRESHOLD))
-
-
-def threshold_in(path: Path) -> float:
-    """Return the threshold in a file of `best_threshold`; raises `UserError` if it holds none."""
-    content = read_json(path)
-    value = content.get("threshold") if isinstance(content, dict) else None
-    if not isinstance(value, float):
-        raise UserError(f"{path}: holds no threshold")
-    return value
 
 
 def _agreement(source: Path, num_classes: int, item: tuple[str, Path]) -> np.ndarray:

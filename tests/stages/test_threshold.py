@@ -16,7 +16,7 @@ from wsss_core.errors import UserError
 from wsss_core.files import read_json
 from wsss_core.refine import threshold as module
 from wsss_core.refine.confidence import around, labels_by_threshold
-from wsss_core.refine.threshold import choose_threshold, read_threshold
+from wsss_core.stages.threshold import choose_threshold, read_threshold
 
 
 def drawn(number: int, inside: float, around: float, label: int = 1) -> Made:

@@ -14,11 +14,11 @@ from wsss_core.config import AffinityLabels
 from wsss_core.data.images import read_mask
 from wsss_core.errors import UserError
 from wsss_core.files import read_json
-from wsss_core.refine import labels_stage
 from wsss_core.refine.confidence import labels_by_otsu, labels_by_power, labels_by_threshold
-from wsss_core.refine.labels_stage import make_affinity_labels
 from wsss_core.refine.scores import upsample
 from wsss_core.stage import Stage
+from wsss_core.stages import affinity_labels as labels_stage
+from wsss_core.stages.affinity_labels import make_affinity_labels
 
 FIXED = {"method": "thresholds", "foreground": 0.6, "background": 0.2}
 

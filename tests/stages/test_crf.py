@@ -13,12 +13,14 @@ from PIL import Image
 from wsss_core.data.images import read_image, read_mask
 from wsss_core.data.index import INDEX_FILE, DataIndex, Record, write_index
 from wsss_core.errors import UserError
-from wsss_core.refine import crf_stage, pseudo_stage
+from wsss_core.refine import pseudo
 from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.crf_stage import refine_with_crf
-from wsss_core.refine.pseudo_stage import label_map, make_pseudo_masks
+from wsss_core.refine.pseudo import label_map
 from wsss_core.refine.scores import add_background, upsample
 from wsss_core.stage import Spec, Stage
+from wsss_core.stages import crf as crf_stage
+from wsss_core.stages.crf import refine_with_crf
+from wsss_core.stages.pseudo import make_pseudo_masks
 from wsss_core.store import ScoreStore, ScoreWriter
 
 REFINE = {"background": 0.25, "background_power": 4.0, "crf": "vitpcm"}
@@ -211,7 +213,7 @@ def test_label_crf_snaps_masks_to_colours(tree: Tree) -> None:
 def test_masks_already_there_are_kept(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     make_pseudo_masks(tree.stage("pseudo", PSEUDO, output="undisturbed"))
     stage, written = tree.stage("pseudo", PSEUDO), []
-    save = pseudo_stage.save_mask
+    save = pseudo.save_mask
 
     def stop_at_fourth(path: Path, mask: np.ndarray) -> None:
         if len(written) == 3:
@@ -219,12 +221,12 @@ def test_masks_already_there_are_kept(tree: Tree, monkeypatch: pytest.MonkeyPatc
         written.append(path)
         save(path, mask)
 
-    monkeypatch.setattr(pseudo_stage, "save_mask", stop_at_fourth)
+    monkeypatch.setattr(pseudo, "save_mask", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         make_pseudo_masks(stage)
     assert sorted(path.name for path in (stage.resume / "masks").rglob("*")) == ["0.png", "1.png", "2.png"]
     written.clear()
-    monkeypatch.setattr(pseudo_stage, "save_mask", lambda path, mask: written.append(path) or save(path, mask))
+    monkeypatch.setattr(pseudo, "save_mask", lambda path, mask: written.append(path) or save(path, mask))
     make_pseudo_masks(stage)
     assert len(written) == 4 and not (stage.resume / "masks").exists()
     for path in ("summary.json", *(f"masks/{name}.png" for name in IDS)):

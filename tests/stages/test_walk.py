@@ -18,10 +18,10 @@ from wsss_core.data.transforms import normalise
 from wsss_core.engine.models import TrainedModel, save_model
 from wsss_core.errors import UserError
 from wsss_core.losses.affinity import pair_affinity
-from wsss_core.refine import walk_stage
 from wsss_core.refine.random_walk import walk_affinity, walk_boundary
-from wsss_core.refine.walk_stage import finish, steps_for, walk_scores
 from wsss_core.stage import Stage
+from wsss_core.stages import walk as walk_stage
+from wsss_core.stages.walk import finish, steps_for, walk_scores
 from wsss_core.store import ScoreStore
 from wsss_core.systems import make_system
 

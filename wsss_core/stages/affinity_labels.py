@@ -16,8 +16,8 @@ from wsss_core.files import atomic_path, write_json
 from wsss_core.processes import map_images
 from wsss_core.refine.confidence import around, labels_by_otsu, labels_by_power, labels_by_threshold
 from wsss_core.refine.scores import SCORES, SUMMARY, image_places, open_store, read_image_of_size, upsample
-from wsss_core.refine.threshold import read_threshold
 from wsss_core.stage import SPEC, Stage
+from wsss_core.stages.threshold import read_threshold
 
 LABELS = "labels"
 _ACTIVE = 1e-5

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wsss_core.data.index import read_index
 from wsss_core.processes import map_images
-from wsss_core.refine.crf import crf_soft
-from wsss_core.refine.scores import SCORES, add_background, image_places, is_complete, open_store, read_image_of_size, upsample
+from wsss_core.refine.pseudo import refine_image
+from wsss_core.refine.scores import SCORES, image_places, is_complete, open_store
 from wsss_core.stage import Stage
 from wsss_core.store import ScoreWriter, join_stores, shard_ranges
 
@@ -49,22 +47,3 @@ def refine_with_crf(stage: Stage) -> None:
                 writer.add(image_id, levels * np.float32(1 / 255), classes, levels.shape[1:])
     next(results, None)  # ends the workers and the progress display
     join_stores(shards, stage.output / SCORES)
-
-
-def refine_image(source: Path, parameters: dict[str, Any], item: tuple[str, Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the refined probabilities of one image (id, path) as uint8[1 + K, H, W] in steps of 1/255, and the class numbers int32[1 + K].
-
-    `source` is a score store, `parameters` are those of the stage.
-    """
-    image_id, path = item
-    store = open_store(source)
-    cams, classes = store.read(image_id)
-    image = read_image_of_size(path, store.size(image_id))
-    if not len(classes):
-        scores = np.ones((1, *image.shape[:2]), np.float32)
-    else:
-        scores = upsample(cams, image.shape[:2])
-        if classes[0] != 0:  # a background that walked with the classes stands before them already
-            scores = add_background(scores, parameters["background"], parameters.get("background_power", 1.0))
-        scores = crf_soft(image, scores, parameters["crf"])
-    return np.rint(scores * 255).astype(np.uint8), np.union1d([0], classes).astype(np.int32)
