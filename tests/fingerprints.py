@@ -35,7 +35,7 @@ MODULES = {
     "pseudo": ("wsss_core.stages.pseudo",),
     "segmenter.segment": ("wsss_core.engine.loop", "wsss_core.systems.segment"),
     "predict": ("wsss_core.stages.predict", "wsss_core.systems.segment", "wsss_core.systems.apc"),
-    "evaluate": ("wsss_core.evaluate.stage",),
+    "evaluate": ("wsss_core.stages.evaluate",),
 }
 # What these hold changes no result (bookkeeping), or is in the ids already (values of the configuration).
 APART = ("wsss_core.config", "wsss_core.errors", "wsss_core.files", "wsss_core.stage", "wsss_core.devices", "wsss_core.systems")

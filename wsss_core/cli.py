@@ -211,8 +211,8 @@ def predict(
 @app.command()
 def evaluate(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     """Compare scores, masks or a classifier with the truth: mIoU, mFDR, mFNR, IoU per class, the curve over thresholds, mAP."""
-    from wsss_core.evaluate.stage import evaluate as evaluate_stage
     from wsss_core.stage import run_stage
+    from wsss_core.stages.evaluate import evaluate as evaluate_stage
 
     run_stage(spec, ("evaluate",), evaluate_stage, threads=threads, gpus=gpus)
 

@@ -13,7 +13,7 @@ import pytest
 from wsss_core.plan import Plan
 
 PACKAGE = Path(__file__).parents[2] / "wsss_core"
-MAY_READ = {"evaluate/patches.py", "evaluate/stage.py", "report/gallery.py", "data/check.py", "systems/segment.py"}
+MAY_READ = {"stages/evaluate.py", "report/gallery.py", "data/check.py", "systems/segment.py"}
 
 
 def test_only_evaluation_the_gallery_the_check_and_the_upper_bound_import_the_masks() -> None:

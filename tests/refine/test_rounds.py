@@ -25,7 +25,6 @@ from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics
-from wsss_core.evaluate.stage import count_masks
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.refine import rounds
@@ -35,6 +34,7 @@ from wsss_core.refine.scores import upsample
 from wsss_core.report.figures import write_figures
 from wsss_core.report.gallery import write_gallery
 from wsss_core.results import collect
+from wsss_core.stages.evaluate import count_masks
 from wsss_core.store import ScoreWriter
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Run

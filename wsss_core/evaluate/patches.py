@@ -1,49 +1,18 @@
-"""How far the embeddings of patches lie apart, between classes and within (APC, Table 9)."""
+"""How far the embeddings of patches lie apart, between classes and within (APC, Table 9).
+
+The paper names its metric and not how it is computed. Ours: a patch belongs to the class with the most pixels in it, by the true mask (to
+none, if most are to be ignored); distances are 1 - cosine of all pairs of patches of all images; their mean for each pair of classes,
+and for each class, background among them; the mean of these.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.data.index import DataIndex, Record
-from wsss_core.data.truth import read_truth
-from wsss_core.devices import torch_device
-from wsss_core.engine.images import images_of, inference_precision, network_inputs
-from wsss_core.engine.models import load_model
-from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import mean_of_defined
-from wsss_core.stage import Stage
-from wsss_core.systems.apc import Apc
-
-
-@torch.inference_mode()
-def patch_distances(stage: Stage, index: DataIndex, records: Sequence[Record]) -> tuple[float, float]:
-    """Return the mean cosine distance of patches of different classes, and of patches of one class.
-
-    The paper names its metric and not how it is computed. Ours: a patch belongs to the class with the most pixels in it, by the true mask (to
-    none, if most are to be ignored); distances are 1 - cosine of all pairs of patches of all images; their mean for each pair of classes,
-    and for each class, background among them; the mean of these. One pass at the longer side `resize`.
-    """
-    torch.set_num_threads(stage.threads)
-    trained = load_model(stage.input("model"), torch_device(stage.gpus))
-    system, device = trained.system, next(trained.model.parameters()).device
-    if not isinstance(system, Apc):
-        raise UserError(f"{stage.input('model')}: system {system.config.system} has no patch embeddings")
-    resize = stage.parameters.get("resize")
-    sums, counts = torch.zeros(()), torch.zeros(index.num_classes, dtype=torch.float64)
-    for record, image in zip(records, images_of(stage, index, records, "patches"), strict=True):
-        (pixels,) = network_inputs(image, system, device, resize=resize)
-        with inference_precision(device):
-            embeddings = system.embed(trained.model, pixels)[0].cpu().double()
-        truth = read_truth(index, record, image.shape[:2])
-        belongs = patch_classes(truth, (embeddings.shape[1], embeddings.shape[2]), index.num_classes).flatten(1)
-        sums = sums + belongs @ functional.normalize(embeddings.flatten(1), dim=0).T
-        counts += belongs.sum(dim=1)
-    return class_distances(sums, counts)
 
 
 def patch_classes(truth: np.ndarray, size: tuple[int, int], num_classes: int) -> Tensor:

@@ -193,3 +193,7 @@ class PatchSystem(SegmentSystem):
     @abstractmethod
     def segment_patches(self, model: nn.Module, images: Tensor) -> Tensor:
         """The test path without the decoder. Return the patches' class logits [N, C, h, w] of images [N, 3, H, W]."""
+
+    @abstractmethod
+    def embed(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the embeddings [N, D, h, w] of the patches of images [N, 3, H, W]."""

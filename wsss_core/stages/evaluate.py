@@ -119,9 +119,19 @@ def _judge_classifier(stage: Stage, index: DataIndex, split: str) -> dict[str, A
 
 
 def _judge_patches(stage: Stage, index: DataIndex, records: Sequence[Record]) -> dict[str, Any]:
-    from wsss_core.evaluate.patches import patch_distances
+    import torch
+    from torch.nn import functional
 
-    inter, intra = patch_distances(stage, index, records)
+    from wsss_core.engine.patches import patch_embeddings
+    from wsss_core.evaluate.patches import class_distances, patch_classes
+
+    sums, counts = torch.zeros(()), torch.zeros(index.num_classes, dtype=torch.float64)
+    for record, (image, embeddings) in zip(records, patch_embeddings(stage, index, records), strict=True):
+        truth = read_truth(index, record, image.shape[:2])
+        belongs = patch_classes(truth, (embeddings.shape[1], embeddings.shape[2]), index.num_classes).flatten(1)
+        sums = sums + belongs @ functional.normalize(embeddings.flatten(1), dim=0).T
+        counts += belongs.sum(dim=1)
+    inter, intra = class_distances(sums, counts)
     stage.log(f"cosine distance of patches: {inter:.4f} between classes, {intra:.4f} within")
     return {"rule": "none", "threshold": None, "inter_class": inter, "intra_class": intra}
 

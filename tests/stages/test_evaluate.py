@@ -11,12 +11,12 @@ import pytest
 from wsss_core.data.images import save_mask
 from wsss_core.data.index import DataIndex, Record, write_index
 from wsss_core.errors import UserError
-from wsss_core.evaluate import stage as module
 from wsss_core.evaluate.confusion import confusion_matrix, segmentation_metrics
 from wsss_core.evaluate.embeddings import read_embeddings
-from wsss_core.evaluate.stage import evaluate
 from wsss_core.refine.scores import upsample
 from wsss_core.stage import Spec, Stage
+from wsss_core.stages import evaluate as module
+from wsss_core.stages.evaluate import evaluate
 from wsss_core.store import ScoreWriter
 
 CLASSES = ("background", "cat", "dog")
