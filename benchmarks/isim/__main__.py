@@ -21,11 +21,10 @@ from wsss_core.config import Cams, load_config
 from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
 from wsss_core.data.sources import prepare
-from wsss_core.engine import loop
+from wsss_core.engine import loop, rounds
 from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
 from wsss_core.engine.optimiser import make_optimiser
-from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
 from wsss_core.refine.pseudo import label_map
 from wsss_core.refine.scores import upsample

@@ -220,7 +220,7 @@ def test_the_transformer_learns_after_the_head() -> None:
     model, batch = network(system).train(), batch_of()
     for epoch, learns in ((0, False), (1, False), (2, True), (3, True)):
         model.zero_grad()
-        system.before_epoch(epoch, Run(model, None, (), None, None))  # type: ignore[arg-type]
+        system.before_epoch(epoch, Run(model, (), pytest.fail))
         torch.stack(list(system.losses(model, batch, Progress(epoch, 0, 10)).values())).sum().backward()
         assert any(p.grad is not None and bool(p.grad.any()) for p in model.features.parameters()) == learns
         assert all(p.grad is not None and bool(p.grad.any()) for name, p in model.named_parameters() if not name.startswith("features."))
@@ -233,7 +233,7 @@ def test_of_the_transformer_the_last_blocks_alone_may_learn() -> None:
     blocks = len(model.features.net.blocks)  # type: ignore[arg-type]
     for epoch in (0, 1, 2):
         model.zero_grad()
-        system.before_epoch(epoch, Run(model, None, (), None, None))  # type: ignore[arg-type]
+        system.before_epoch(epoch, Run(model, (), pytest.fail))
         torch.stack(list(system.losses(model, batch, Progress(epoch, 0, 10)).values())).sum().backward()
         learns = {name for name, p in model.features.net.named_parameters() if p.grad is not None and bool(p.grad.any())}
         own = (f"blocks.{blocks - 1}.", "norm.")

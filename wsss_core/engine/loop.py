@@ -26,6 +26,7 @@ from wsss_core.data.dataset import EpochSampler, SeededDataset, stable_seed
 from wsss_core.data.index import DataIndex, read_index
 from wsss_core.engine.models import save_model, snapshot_directory
 from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
+from wsss_core.engine.rounds import Moment, provide_round
 from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_text
 from wsss_core.nn.backbones import memory_format
@@ -179,8 +180,8 @@ class _Fit:
         return {**moved, "image": moved["image"].contiguous(memory_format=self.memory_format)}
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
-        batches = partial(self._batches, epoch)
-        self.system.before_epoch(epoch, Run(self.raw_model, self.index, self.history, self.stage, self.fabric, batches))
+        now = Moment(self.raw_model, self.index, self.history, self.stage, self.fabric, partial(self._batches, epoch))
+        self.system.before_epoch(epoch, Run(self.raw_model, self.history, partial(provide_round, now, self.system)))
         torch.manual_seed(stable_seed(self.seed, epoch, self.fabric.global_rank))
         self.model.train()
         sums, start = _Sums(), time.monotonic()

@@ -10,22 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_core.config import Training
+from wsss_core.config import OwnLabels, Training
 from wsss_core.data.images import IGNORE, read_image
 from wsss_core.data.index import DataIndex, Record
 from wsss_core.data.transforms import training_transform
 from wsss_core.nn.backbones import has_layer_norm, statistics
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from wsss_core.stage import Stage
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -53,22 +48,16 @@ class Run:
     ----------
     model
         On its device, in training mode or not.
-    index
-        The data set.
     history
         One row of metrics for each epoch done.
-    stage, fabric
-        Threads, progress, log and places; processes and devices.
-    batches
-        Gives the training batches of the epoch to come, on the device: this process's share of them.
+    pseudo_labels
+        `pseudo_labels(labels, epoch)` sees to it that the pseudo labels of the model after `epoch` epochs are there, made as `labels` says;
+        raises `UserError` if they are gone and the model has learned on.
     """
 
     model: nn.Module
-    index: DataIndex
     history: Sequence[dict[str, Any]]
-    stage: Stage
-    fabric: Fabric
-    batches: Callable[[], Iterable[Batch]] = tuple
+    pseudo_labels: Callable[[OwnLabels, int], None]
 
 
 class System(ABC):

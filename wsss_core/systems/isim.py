@@ -21,7 +21,6 @@ from wsss_core.data.mask_sets import read_mask_of, round_archive
 from wsss_core.losses.classification import multilabel_soft_margin
 from wsss_core.losses.segmentation import foreground_cross_entropy
 from wsss_core.nn.decoders import decode, make_decoder
-from wsss_core.refine.rounds import provide_round
 from wsss_core.systems.base import Batch, Progress, Run, Sample
 from wsss_core.systems.cam import Cam, CamNet
 
@@ -86,7 +85,7 @@ class Isim(Cam):
         """Generate pseudo labels, if a round of them is due, and take the latest from now on (Algorithm 1, lines 7 to 10)."""
         rounds = self.label_rounds(epoch, run.history)
         if rounds:
-            provide_round(run, self, self.config.labels, rounds[-1])
+            run.pseudo_labels(self.config.labels, rounds[-1])
             self._round.fill_(rounds[-1])
 
     def label_rounds(self, epoch: int, history: Sequence[dict[str, Any]]) -> list[int]:

@@ -20,14 +20,14 @@ from wsss_core.config import Cams, OwnLabels
 from wsss_core.data.images import read_image, read_mask, save_mask
 from wsss_core.data.index import read_index
 from wsss_core.data.mask_sets import read_mask_of, round_archive
-from wsss_core.engine import cams, loop
+from wsss_core.engine import cams, loop, rounds
 from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
+from wsss_core.engine.rounds import Moment
 from wsss_core.errors import UserError
 from wsss_core.evaluate.confusion import segmentation_metrics
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
-from wsss_core.refine import rounds
 from wsss_core.refine.crf import crf_labels
 from wsss_core.refine.pseudo import make_mask
 from wsss_core.refine.scores import upsample
@@ -37,7 +37,6 @@ from wsss_core.results import collect
 from wsss_core.stages.evaluate import count_masks
 from wsss_core.store import ScoreWriter
 from wsss_core.systems import make_system
-from wsss_core.systems.base import Run
 from wsss_core.systems.isim import Isim
 
 ISIM: dict[str, Any] = {
@@ -237,7 +236,7 @@ def test_processes_share_the_images(planned: Planned, do: Do, monkeypatch: pytes
         fabric: Any = SimpleNamespace(
             global_rank=rank, world_size=2, is_global_zero=rank == 0, device="cpu", barrier=lambda: None, all_reduce=lambda x, reduce_op: x
         )
-        rounds.make_round(Run(model, index, [], stage, fabric), system, OwnLabels(scales=(1.0,), recalibrate=False), 0)
+        rounds.make_round(Moment(model, index, [], stage, fabric), system, OwnLabels(scales=(1.0,), recalibrate=False), 0)
     ids = [record.id for record in index.split("train")]
     assert made == [ids[1::2], ids[::2]]
     assert all(read_mask_of(round_archive(directory, 0), image_id).shape == (64, 64) for image_id in ids)
@@ -325,14 +324,14 @@ def test_rounds_are_judged_and_shown(planned: Planned, do: Do, tmp_path: Path, l
     assert {"rounds/epoch-0000.zip", "rounds/epoch-0003.zip"} <= set(manifest["outputs"])
 
 
-def run_of(directory: Path, model: torch.nn.Module, batches: Callable[[], Any] = tuple) -> Run:
+def run_of(directory: Path, model: torch.nn.Module, batches: Callable[[], Any] = tuple) -> Moment:
     """What the loop of one process would hand over between epochs."""
     stage = stage_at(directory)
     index = read_index(stage.input("data"), None)
     fabric: Any = SimpleNamespace(
         global_rank=0, world_size=1, is_global_zero=True, device="cpu", barrier=lambda: None, all_reduce=lambda x, reduce_op: x
     )
-    return Run(model, index, [], stage, fabric, batches)
+    return Moment(model, index, [], stage, fabric, batches)
 
 
 @pytest.mark.parametrize(
