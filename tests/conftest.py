@@ -86,7 +86,6 @@ def _builds_on(stage: Any, other: Any) -> bool:
 def work_of(kind: str) -> Callable[[Stage], None]:
     """The function that does a kind of stage."""
     from wsss_core.data.sources import prepare
-    from wsss_core.engine.loop import train
     from wsss_core.stages.affinity_labels import make_affinity_labels
     from wsss_core.stages.cams import write_cams
     from wsss_core.stages.crf import refine_with_crf
@@ -94,6 +93,7 @@ def work_of(kind: str) -> Callable[[Stage], None]:
     from wsss_core.stages.predict import predict_stage
     from wsss_core.stages.pseudo import make_pseudo_masks
     from wsss_core.stages.threshold import choose_threshold
+    from wsss_core.stages.train import train
     from wsss_core.stages.walk import walk_scores
 
     return {

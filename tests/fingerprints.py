@@ -19,26 +19,35 @@ ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
 MODULES = {
     "data": ("wsss_core.data.sources",),
-    "classifier.cam": ("wsss_core.engine.loop", "wsss_core.systems.cam"),
-    "classifier.puzzle": ("wsss_core.engine.loop", "wsss_core.systems.puzzle"),
-    "classifier.rsa_cfc": ("wsss_core.engine.loop", "wsss_core.systems.rsa_cfc"),
-    "classifier.isim": ("wsss_core.engine.loop", "wsss_core.systems.isim"),
-    "classifier.mcl": ("wsss_core.engine.loop", "wsss_core.systems.mcl"),
-    "classifier.apc": ("wsss_core.engine.loop", "wsss_core.systems.apc"),
+    "classifier.cam": ("wsss_core.stages.train", "wsss_core.systems.cam"),
+    "classifier.puzzle": ("wsss_core.stages.train", "wsss_core.systems.puzzle"),
+    "classifier.rsa_cfc": ("wsss_core.stages.train", "wsss_core.systems.rsa_cfc"),
+    "classifier.isim": ("wsss_core.stages.train", "wsss_core.systems.isim", "wsss_core.engine.rounds"),
+    "classifier.mcl": ("wsss_core.stages.train", "wsss_core.systems.mcl"),
+    "classifier.apc": ("wsss_core.stages.train", "wsss_core.systems.apc"),
     "cams": ("wsss_core.stages.cams", *(f"wsss_core.systems.{name}" for name in ("cam", "puzzle", "rsa_cfc", "isim", "mcl", "apc"))),
     "threshold": ("wsss_core.stages.threshold",),
     "affinity-labels": ("wsss_core.stages.affinity_labels",),
-    "affinity.affinity": ("wsss_core.engine.loop", "wsss_core.systems.affinity"),
-    "boundary.boundary": ("wsss_core.engine.loop", "wsss_core.systems.boundary"),
+    "affinity.affinity": ("wsss_core.stages.train", "wsss_core.systems.affinity"),
+    "boundary.boundary": ("wsss_core.stages.train", "wsss_core.systems.boundary"),
     "walk": ("wsss_core.stages.walk", "wsss_core.systems.affinity", "wsss_core.systems.boundary"),
     "crf": ("wsss_core.stages.crf",),
     "pseudo": ("wsss_core.stages.pseudo",),
-    "segmenter.segment": ("wsss_core.engine.loop", "wsss_core.systems.segment"),
+    "segmenter.segment": ("wsss_core.stages.train", "wsss_core.systems.segment"),
     "predict": ("wsss_core.stages.predict", "wsss_core.systems.segment", "wsss_core.systems.apc"),
     "evaluate": ("wsss_core.stages.evaluate",),
 }
-# What these hold changes no result (bookkeeping), or is in the ids already (values of the configuration).
-APART = ("wsss_core.config", "wsss_core.errors", "wsss_core.files", "wsss_core.stage", "wsss_core.devices", "wsss_core.systems")
+# What these hold changes no result (bookkeeping), is in the ids already (values of the configuration), or serves only the stages that name it
+# (rounds of pseudo labels).
+APART = (
+    "wsss_core.config",
+    "wsss_core.errors",
+    "wsss_core.files",
+    "wsss_core.stage",
+    "wsss_core.devices",
+    "wsss_core.systems",
+    "wsss_core.engine.rounds",
+)
 
 
 def fingerprint(stage: str, root: Path = ROOT) -> str:
@@ -47,7 +56,7 @@ def fingerprint(stage: str, root: Path = ROOT) -> str:
     todo = list(MODULES[stage])
     while todo:
         module = todo.pop()
-        if module in found or _is_apart(module):
+        if module in found or (_is_apart(module) and module not in MODULES[stage]):
             continue
         found.add(module)
         todo += _imports(_tree(module, root), root)

@@ -80,7 +80,7 @@ def train(spec: SpecFile, threads: Threads = 0, gpus: Gpus = 0) -> None:
     from wsss_core.stage import run_stage
 
     def work(stage):  # type: ignore[no-untyped-def]
-        from wsss_core.engine.loop import train as train_stage
+        from wsss_core.stages.train import train as train_stage
 
         train_stage(stage)
 

@@ -30,6 +30,7 @@ from wsss_core.refine.pseudo import label_map
 from wsss_core.refine.scores import upsample
 from wsss_core.results import plan_on_disk, write_specs
 from wsss_core.stage import Stage, read_spec, run_stage
+from wsss_core.stages.train import train
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress
 
@@ -48,8 +49,8 @@ def main() -> None:
     clock = time.process_time if options.threads == 1 else time.perf_counter
     with tempfile.TemporaryDirectory() as results:
         stage = _stage(options, results)
-        spent = _timed(rounds, "make_round", clock), _timed(loop._Fit, "_epoch", clock)
-        loop.train(stage)
+        spent = _timed(rounds, "make_round", clock), _timed(loop.Fit, "_epoch", clock)
+        train(stage)
         made, epochs = spent
         steps = options.images // options.batch
         step = (epochs[-1] - made[-1]) / steps  # the first epoch allocates

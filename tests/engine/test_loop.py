@@ -19,6 +19,7 @@ from wsss_core.engine import loop
 from wsss_core.engine.models import load_model
 from wsss_core.errors import UserError
 from wsss_core.plan import Plan
+from wsss_core.stages.train import train
 from wsss_core.systems.apc import Apc
 from wsss_core.systems.base import CamSystem
 from wsss_core.systems.boundary import BoundarySystem
@@ -31,7 +32,7 @@ def test_the_same_seed_gives_the_same_bytes(planned: Callable[..., Plan], do: Ca
     directory = prepared(planned, do)
     results = []
     for _ in range(2):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
         results.append((directory / "model.safetensors").read_bytes())
         (directory / "resume" / "checkpoint.pt").unlink()
     assert results[0] == results[1]
@@ -44,7 +45,7 @@ def test_another_seed_gives_another_model(planned: Callable[..., Plan], do: Call
     models = []
     for seed in (0, 1):
         directory = prepared(planned, do, {"seeds": [seed], "classifier": {"epochs": 1}})
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
         models.append(load_file(directory / "model.safetensors"))
     assert not torch.equal(models[0]["classifier.weight"], models[1]["classifier.weight"])
 
@@ -53,7 +54,7 @@ def test_workers_change_nothing(planned: Callable[..., Plan], do: Callable[[Plan
     results = []
     for workers in (0, 2):
         directory = prepared(planned, do, {"run": {"workers": workers}, "classifier": {"epochs": 1}})
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
         results.append((directory / "model.safetensors").read_bytes())
         (directory / "resume" / "checkpoint.pt").unlink()
     assert results[0] == results[1]
@@ -67,7 +68,7 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
         do(plan, "data")
         directory = plan.directory(plan.chains[0].stages["segmenter"])
         if stop:
-            original = loop._Fit._epoch
+            original = loop.Fit._epoch
 
             def dies_in_the_second_epoch(self: Any, epoch: int, original: Any = original) -> Any:
                 if epoch == 1:
@@ -75,10 +76,10 @@ def test_workers_and_resuming_leave_dropout_alone(planned: Callable[..., Plan], 
                 return original(self, epoch)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(loop._Fit, "_epoch", dies_in_the_second_epoch)
+                patch.setattr(loop.Fit, "_epoch", dies_in_the_second_epoch)
                 with pytest.raises(KeyboardInterrupt):
-                    loop.train(stage_at(directory))
-        loop.train(stage_at(directory))
+                    train(stage_at(directory))
+        train(stage_at(directory))
         results.append((directory / "model.safetensors").read_bytes())
         (directory / "resume" / "checkpoint.pt").unlink()
     assert results[0] == results[1] == results[2]
@@ -111,7 +112,7 @@ def test_a_killed_training_resumes_and_ends_the_same(
     method: str,
 ) -> None:
     directory = prepared(planned, do, {"classifier": {"epochs": 3, **classifier}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     undisturbed = metrics(directory), (directory / "model.safetensors").read_bytes()
     (directory / "resume" / "checkpoint.pt").unlink()
     (directory / "model.safetensors").unlink()
@@ -126,10 +127,10 @@ def test_a_killed_training_resumes_and_ends_the_same(
 
     monkeypatch.setattr(owner, method, dies_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     monkeypatch.setattr(owner, method, original)
     assert len(metrics(directory)) == 1
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     pd.testing.assert_frame_equal(metrics(directory), undisturbed[0])
     assert (directory / "model.safetensors").read_bytes() == undisturbed[1]
 
@@ -162,7 +163,7 @@ def test_a_system_starts_before_and_ends_after_the_epochs(
 
     for name, function in (("start", start), ("losses", losses), ("after_training", after_training)):
         monkeypatch.setattr(Cam, name, function)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert calls == ["start", "losses", "after"]
     assert bool((load_file(directory / "model.safetensors")["classifier.weight"] == 0.25).all())
 
@@ -184,17 +185,17 @@ def test_a_training_killed_after_its_last_epoch_gets_the_same_mean_shift(
 
     monkeypatch.setattr(BoundarySystem, "after_training", dies_in_the_pass)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     assert not (directory / "model.safetensors").exists()
     monkeypatch.setattr(BoundarySystem, "after_training", original)
-    monkeypatch.setattr(loop._Fit, "_epoch", None)  # no epoch is left to do
-    loop.train(stage_at(directory))
+    monkeypatch.setattr(loop.Fit, "_epoch", None)  # no epoch is left to do
+    train(stage_at(directory))
     assert (directory / "model.safetensors").read_bytes() == undisturbed
 
 
 def test_accumulated_batches_step_once(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
     directory = prepared(planned, do, {"classifier": {"epochs": 1, "batch_size": 2, "accumulate": 4}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert list(metrics(directory)["step"]) == [2]  # 6 batches: 4 and 2
 
 
@@ -204,12 +205,12 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     directory = prepared(planned, do)
     monkeypatch.setattr(Cam, "losses", lambda self, model, batch, progress: {"x": model(batch["image"]).mean() * float("nan")})
     with pytest.raises(UserError, match="the loss is nan after epoch 1; try a smaller lr"):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
 
 
 def test_a_saved_model_is_the_trained_one(planned: Callable[..., Plan], do: Callable[[Plan, str], Path]) -> None:
     directory = prepared(planned, do)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     trained = load_model(directory)
     assert trained.classes[0] == "background"
     assert not trained.model.training
@@ -220,7 +221,7 @@ def test_a_saved_model_is_the_trained_one(planned: Callable[..., Plan], do: Call
 @pytest.mark.parametrize("damage", ["missing", "weights", "description"])
 def test_a_damaged_model_is_one_line(planned: Callable[..., Plan], do: Callable[[Plan, str], Path], damage: str) -> None:
     directory = prepared(planned, do, {"classifier": {"epochs": 1}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     if damage == "missing":
         (directory / "model.safetensors").unlink()
     else:
@@ -234,7 +235,7 @@ def test_what_a_system_observes_is_logged_and_no_loss(
 ) -> None:
     """A mean over the batches that observed it; the total and the model are those of the losses alone."""
     directory = prepared(planned, do, {"classifier": {"epochs": 1}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     plain = metrics(directory), (directory / "model.safetensors").read_bytes()
     (directory / "resume" / "checkpoint.pt").unlink()
     original = Cam.losses
@@ -245,7 +246,7 @@ def test_what_a_system_observes_is_logged_and_no_loss(
         return original(self, model, batch, progress)
 
     monkeypatch.setattr(Cam, "losses", observes_after_the_first_step)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     frame = metrics(directory)
     assert list(frame["observed.share"]) == [pytest.approx((0.25 + 0.5) / 2)]
     pd.testing.assert_frame_equal(frame.drop(columns="observed.share"), plain[0])
@@ -263,7 +264,7 @@ def test_the_total_of_an_epoch_in_which_a_term_began_is_the_mean_of_what_was_min
         return {**original(self, model, batch, progress), **late}
 
     monkeypatch.setattr(Cam, "losses", begins_at_the_last_step)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     frame = metrics(directory)
     assert frame["late"].item() == pytest.approx(3)
     assert frame["total"].item() == pytest.approx(frame["classification"].item() + 3 / 3)

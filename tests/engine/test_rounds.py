@@ -35,6 +35,7 @@ from wsss_core.report.figures import write_figures
 from wsss_core.report.gallery import write_gallery
 from wsss_core.results import collect
 from wsss_core.stages.evaluate import count_masks
+from wsss_core.stages.train import train
 from wsss_core.store import ScoreWriter
 from wsss_core.systems import make_system
 from wsss_core.systems.isim import Isim
@@ -72,7 +73,7 @@ def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Pla
     own = {**ISIM, "labels": {**labels, "recalibrate": False}}
     config = Cams(**{key: labels[key] for key in ("scales", "flip", "resize") if key in labels})
     directory = prepared(planned, do, {"classifier": own})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert list(rounds_in(directory)) == ["epoch-0001.zip", "epoch-0003.zip"]
     history = metrics(directory)
     assert history["segmentation"].isna().tolist() == [True, False, False, False, False]
@@ -82,10 +83,10 @@ def test_labels_are_made_at_their_epochs_of_the_model_as_it_is_then(planned: Pla
         if epoch == 1:  # no shorter training than two epochs is allowed: stop one after its first
             with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
                 patch.setattr(rounds, "make_round", _interrupt)
-                loop.train(stage_at(shorter))
+                train(stage_at(shorter))
             trained = _from_checkpoint(shorter)
         else:
-            loop.train(stage_at(shorter))
+            train(stage_at(shorter))
             trained = load_model(shorter)
         found = []
         for record in index.split("train"):
@@ -137,7 +138,7 @@ def dies(function: Callable[..., Any], call: int) -> Callable[..., Any]:
 PHASES = {
     # what is interrupted, at which call, what is there of rounds then
     "the class epoch": (Isim, "losses", 2, 0),
-    "the first round's statistics": (loop._Fit, "_on_device", 5, 0),
+    "the first round's statistics": (loop.Fit, "_on_device", 5, 0),
     "the first round's maps": (cams, "multiscale_cams", 7, 0),
     "the first round's masks": (rounds, "make_mask", 4, 0),
     "packing the first round": (rounds, "pack_masks", 1, 0),
@@ -153,7 +154,7 @@ PHASES = {
 def test_a_run_killed_in_any_phase_ends_the_same(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     monkeypatch.setattr(cams, "_SHARD", 4)
     directory = prepared(planned, do, {"classifier": ISIM})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     undisturbed = outcome(directory)
     assert len(undisturbed[0]) == 2
     for path in (directory / "rounds", directory / "resume"):
@@ -163,12 +164,12 @@ def test_a_run_killed_in_any_phase_ends_the_same(planned: Planned, do: Do, monke
     original = getattr(place, name)
     monkeypatch.setattr(place, name, SimpleNamespace(rmtree=dies(original.rmtree, call)) if name == "shutil" else dies(original, call))
     with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     if "maps" in phase:
         assert len(list((directory / "resume").glob("round-0001/maps-0-of-1/shard-*.h5"))) == 1
     assert len(rounds_in(directory)) == there and not (directory / "model.safetensors").exists()
     monkeypatch.setattr(place, name, original)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert outcome(directory) == undisturbed
 
 
@@ -189,18 +190,18 @@ def test_the_training_learns_from_the_latest_round(planned: Planned, do: Do, mon
 
     monkeypatch.setattr(Isim, "losses", watching)
     monkeypatch.setattr(rounds, "pack_masks", pack_one_class)
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert {epoch: classes - {255} for epoch, classes in seen.items()} == {0: {1}, 1: {1}, 2: {2}, 3: {2}, 4: {3}}
 
 
 def test_a_new_training_does_not_take_the_rounds_of_an_earlier_one(planned: Planned, do: Do) -> None:
     directory = prepared(planned, do, {"classifier": ISIM})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     undisturbed = outcome(directory)
     for archive in (directory / "rounds").iterdir():
         archive.write_bytes(b"of another training")
     shutil.rmtree(directory / "resume")
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert outcome(directory) == undisturbed
 
 
@@ -246,11 +247,11 @@ def test_a_finished_round_is_not_made_again(planned: Planned, do: Do, monkeypatc
     directory = prepared(planned, do, {"classifier": ISIM})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Isim, "losses", dies(Isim.losses, 5))
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     made: list[int] = []
     original = rounds.make_round
     monkeypatch.setattr(rounds, "make_round", lambda *a: made.append(a[3]) or original(*a))
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert made == [3]
 
 
@@ -258,10 +259,10 @@ def test_a_round_that_is_gone_is_an_error(planned: Planned, do: Do, monkeypatch:
     directory = prepared(planned, do, {"classifier": ISIM})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Isim, "losses", dies(Isim.losses, 8))
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     (directory / "rounds" / "epoch-0001.zip").unlink()
     with pytest.raises(UserError, match=r"epoch-0001\.zip: missing, and the model it was made of is gone; remove .* to train anew"):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(2, 1), (0, 2)])
@@ -274,7 +275,7 @@ def test_worker_processes_change_nothing(planned: Planned, do: Do, workers: int,
         stage.threads = processes
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "set_num_threads", lambda count: None)  # threads of sums are another matter
-            loop.train(stage)
+            train(stage)
         results.append(outcome(directory))
         for path in (directory / "rounds", directory / "resume"):
             shutil.rmtree(path)
@@ -284,7 +285,7 @@ def test_worker_processes_change_nothing(planned: Planned, do: Do, workers: int,
 def test_rounds_on_convergence_are_made_and_resumed(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {**ISIM, "regenerate": "converged", "patience": 1, "lr": 1e-9}
     directory = prepared(planned, do, {"classifier": own})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     undisturbed = outcome(directory)
     # Nothing is learned at this rate: the first row after a round is its least, the second is no fall.
     assert list(undisturbed[0]) == ["epoch-0001.zip", "epoch-0003.zip"]
@@ -292,8 +293,8 @@ def test_rounds_on_convergence_are_made_and_resumed(planned: Planned, do: Do, mo
     shutil.rmtree(directory / "resume")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Isim, "losses", dies(Isim.losses, 11))
-        loop.train(stage_at(directory))
-    loop.train(stage_at(directory))
+        train(stage_at(directory))
+    train(stage_at(directory))
     assert outcome(directory) == undisturbed
 
 
@@ -470,7 +471,7 @@ def test_a_round_leaves_the_random_stream_of_the_training_alone(planned: Planned
     monkeypatch.setattr(rounds, "make_mask", partial(_one_mask, rounds.make_mask))
     for recalibrate in (True, False):
         directory = prepared(planned, do, {"classifier": {**ISIM, "labels": {"scales": [1.0], "recalibrate": recalibrate}}})
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
         results.append(outcome(directory))
     assert results[0] == results[1]
 
@@ -486,5 +487,5 @@ def _one_mask(original: Callable[..., Any], source: Path, folder: Path, paramete
 def test_a_system_without_rounds_makes_none(planned: Planned, do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "make_round", partial(pytest.fail, "made"))
     directory = prepared(planned, do, {"classifier": {"epochs": 1}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert not (directory / "rounds").exists()

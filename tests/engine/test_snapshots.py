@@ -17,6 +17,7 @@ from wsss_core.engine.models import load_model, snapshot_directory
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
 from wsss_core.stage import run_stage
+from wsss_core.stages.train import train
 from wsss_core.systems.cam import Cam
 
 
@@ -29,13 +30,13 @@ def test_a_snapshot_is_the_model_after_its_epoch(planned: Callable[..., Plan], d
     """At a constant learning rate and weight, a shorter training ends where a longer one passes."""
     own = {"system": system, "schedule": "constant", "warmup": 0, **({"ramp": 0} if system == "rsa_cfc" else {})}
     directory = prepared(planned, do, {"classifier": {**own, "epochs": 4, "snapshots": [1, 3]}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     kept = snapshots_in(directory)
     files = ("model.json", "model.safetensors")
     assert list(kept) == [f"snapshots/epoch-{epoch:04d}/{file}" for epoch in (1, 3) for file in files]
     for epochs in (1, 3, 4):
         shorter = prepared(planned, do, {"classifier": {**own, "epochs": epochs}})
-        loop.train(stage_at(shorter))
+        train(stage_at(shorter))
         of_same_age = kept[f"snapshots/epoch-{epochs:04d}/model.safetensors"] if epochs < 4 else (directory / files[1]).read_bytes()
         assert (shorter / files[1]).read_bytes() == of_same_age
         assert snapshots_in(shorter) == {} and not (shorter / "snapshots").exists()
@@ -48,7 +49,7 @@ def test_snapshots_leave_the_training_alone(planned: Callable[..., Plan], do: Ca
     results = []
     for snapshots in ([], [1, 2]):
         directory = prepared(planned, do, {"classifier": {"epochs": 3, "snapshots": snapshots}})
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
         results.append(((directory / "model.safetensors").read_bytes(), metrics(directory).to_csv()))
     assert results[0] == results[1]
 
@@ -91,7 +92,7 @@ def test_a_training_killed_at_a_checkpoint_loses_no_snapshot(
 ) -> None:
     """Before the second checkpoint, the second epoch is done again; after it, that epoch's snapshot has to be there already."""
     directory = prepared(planned, do, {"classifier": {"epochs": 3, "snapshots": [1, 2]}})
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     undisturbed = snapshots_in(directory), (directory / "model.safetensors").read_bytes()
     (directory / "resume" / "checkpoint.pt").unlink()
     shutil.rmtree(directory / "snapshots")
@@ -109,12 +110,12 @@ def test_a_training_killed_at_a_checkpoint_loses_no_snapshot(
 
     monkeypatch.setattr(loop, "atomic_path", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
+        train(stage_at(directory))
     monkeypatch.setattr(loop, "atomic_path", original)
     assert torch.load(directory / "resume" / "checkpoint.pt")["epoch"] == (1 if when == "before" else 2)
     if when == "before":
         (snapshot_directory(directory, 2) / "model.safetensors").write_bytes(b"of a disk that was full")
-    loop.train(stage_at(directory))
+    train(stage_at(directory))
     assert (snapshots_in(directory), (directory / "model.safetensors").read_bytes()) == undisturbed
 
 
@@ -124,5 +125,5 @@ def test_a_stage_without_one_of_its_snapshots_is_not_complete(planned: Callable[
     lost = snapshot_directory(directory, 1) / "model.safetensors"
     before = lost.read_bytes()
     lost.unlink()
-    run_stage(directory / "spec.json", ("classifier",), loop.train, threads=1)
+    run_stage(directory / "spec.json", ("classifier",), train, threads=1)
     assert lost.read_bytes() == before

@@ -22,6 +22,7 @@ from wsss_core.engine.models import save_model
 from wsss_core.errors import UserError
 from wsss_core.files import read_json
 from wsss_core.plan import Plan
+from wsss_core.stages.train import train
 from wsss_core.store import ScoreStore
 from wsss_core.systems import make_system
 from wsss_core.systems.pairs import PairSystem, labels_on_grid, mean_with_mirrored
@@ -160,20 +161,20 @@ def test_a_killed_training_of_a_pair_network_ends_the_same(
     plan = planned({"classifier": {"epochs": 1}, "refine": {"method": kind, kind: {**SMALL, "epochs": 2}}})
     undisturbed = (do(plan, kind) / "model.safetensors").read_bytes()
     directory = plan.directory(plan.chains[0].stages[kind])
-    original = loop._Fit._epoch
+    original = loop.Fit._epoch
 
     def dies_in_the_second_epoch(self: Any, epoch: int) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
         return original(self, epoch)
 
-    monkeypatch.setattr(loop._Fit, "_epoch", dies_in_the_second_epoch)
+    monkeypatch.setattr(loop.Fit, "_epoch", dies_in_the_second_epoch)
     shutil.rmtree(directory / "resume", ignore_errors=True)
     (directory / "model.safetensors").unlink()
     with pytest.raises(KeyboardInterrupt):
-        loop.train(stage_at(directory))
-    monkeypatch.setattr(loop._Fit, "_epoch", original)
-    loop.train(stage_at(directory))
+        train(stage_at(directory))
+    monkeypatch.setattr(loop.Fit, "_epoch", original)
+    train(stage_at(directory))
     assert (directory / "model.safetensors").read_bytes() == undisturbed
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from wsss_core.config import Training
 from wsss_core.data.dataset import EpochSampler, SeededDataset, stable_seed
-from wsss_core.data.index import DataIndex, read_index
+from wsss_core.data.index import DataIndex
 from wsss_core.engine.models import save_model, snapshot_directory
 from wsss_core.engine.optimiser import lr_factor, make_optimiser, set_lr
 from wsss_core.engine.rounds import Moment, provide_round
@@ -31,7 +31,6 @@ from wsss_core.errors import UserError
 from wsss_core.files import atomic_path, write_text
 from wsss_core.nn.backbones import memory_format
 from wsss_core.stage import SPEC, Stage
-from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress, Run, System
 
 CHECKPOINT, METRICS, TENSORBOARD = "checkpoint.pt", "metrics.csv", "tensorboard"
@@ -40,28 +39,6 @@ OBSERVED = "observed."
 _LEFTOVERS = ("snapshots", "rounds", TENSORBOARD)
 SEVERAL_DEVICES = "ddp_find_unused_parameters_true"  # systems switch their terms on one after another
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-def train(stage: Stage) -> None:
-    """Do a stage that trains: train the system of the spec and save the model and its metrics.
-
-    Outputs: `model.safetensors`, `model.json`, `metrics.csv` (one row per epoch) and, if asked for, `snapshots/` and `tensorboard/`; of a
-    system that makes itself pseudo labels, `rounds/epoch-<epochs before it>.zip`.
-    """
-    seed = stage.spec.seed or 0
-    index = read_index(stage.input("data"), stage.spec.files.get("root"))
-    parameters = dict(stage.parameters)
-    if "weights" in stage.spec.files:
-        parameters["weights"] = stage.spec.files["weights"]
-    system = make_system(parameters, index.num_classes, str(stage.output / SPEC))
-    torch.manual_seed(seed)
-    torch.set_num_threads(stage.threads)
-    model = system.build()
-    system.start(model, stage.spec.inputs)
-    history = _Fit(stage, system, model, index, seed).run()
-    if history is not None:
-        save_model(stage.output, model, stage.parameters, index.classes)
-        write_text(stage.output / METRICS, pd.DataFrame(history).to_csv(index=False))
 
 
 def make_fabric(config: Training, gpus: int) -> Fabric:
@@ -105,7 +82,7 @@ class _Sums:
         return sum(float(self.terms[name]) for name in losses) / max(self.batches[name] for name in losses)
 
 
-class _Fit:
+class Fit:
     """One training run."""
 
     def __init__(self, stage: Stage, system: System, model: nn.Module, index: DataIndex, seed: int) -> None:
