@@ -85,10 +85,10 @@ def _builds_on(stage: Any, other: Any) -> bool:
 
 def work_of(kind: str) -> Callable[[Stage], None]:
     """The function that does a kind of stage."""
-    from wsss_core.data.sources import prepare
     from wsss_core.stages.affinity_labels import make_affinity_labels
     from wsss_core.stages.cams import write_cams
     from wsss_core.stages.crf import refine_with_crf
+    from wsss_core.stages.data import prepare
     from wsss_core.stages.evaluate import evaluate
     from wsss_core.stages.predict import predict_stage
     from wsss_core.stages.pseudo import make_pseudo_masks

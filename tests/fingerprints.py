@@ -18,7 +18,7 @@ from wsss_core.revisions import REVISIONS
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_suffix(".json")
 MODULES = {
-    "data": ("wsss_core.data.sources",),
+    "data": ("wsss_core.stages.data",),
     "classifier.cam": ("wsss_core.stages.train", "wsss_core.systems.cam"),
     "classifier.puzzle": ("wsss_core.stages.train", "wsss_core.systems.puzzle"),
     "classifier.rsa_cfc": ("wsss_core.stages.train", "wsss_core.systems.rsa_cfc"),

@@ -57,8 +57,8 @@ def data(
     Ends with exit code 2 if there is a problem. With a spec: writes the index (and converted masks or made images) of the data stage.
     """
     if sources[0].suffix == ".json":
-        from wsss_core.data.sources import prepare
         from wsss_core.stage import run_stage
+        from wsss_core.stages.data import prepare
 
         run_stage(sources[0], ("data",), prepare, threads=threads)
         return

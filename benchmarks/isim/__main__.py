@@ -20,7 +20,6 @@ import torch
 from wsss_core.config import Cams, load_config
 from wsss_core.data.images import read_image
 from wsss_core.data.index import read_index
-from wsss_core.data.sources import prepare
 from wsss_core.engine import loop, rounds
 from wsss_core.engine.cams import multiscale_cams, normalise_cams
 from wsss_core.engine.models import load_model
@@ -30,6 +29,7 @@ from wsss_core.refine.pseudo import label_map
 from wsss_core.refine.scores import upsample
 from wsss_core.results import plan_on_disk, write_specs
 from wsss_core.stage import Stage, read_spec, run_stage
+from wsss_core.stages.data import prepare
 from wsss_core.stages.train import train
 from wsss_core.systems import make_system
 from wsss_core.systems.base import Progress

@@ -1,4 +1,4 @@
-"""Checksums of what comes from outside, the spec's part of a data set, and the work of the data stage."""
+"""Checksums of what comes from outside, and the spec's part of a data set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from scipy.io import savemat
 from wsss_core.config import Coco14, Folder, Shapes, Voc12
 from wsss_core.data import sources
 from wsss_core.data.images import save_mask
-from wsss_core.data.index import read_index
 from wsss_core.errors import UserError
-from wsss_core.stage import Spec, Stage, run_stage
 
 
 def track(items, what, total=None):
@@ -179,45 +177,6 @@ def test_spec_with_unknown_source_or_key() -> None:
         sources.dataset_from_spec({"source": "folder"}, {})
 
 
-def spec_of(dataset: Any, output: Path) -> dict[str, Any]:
-    return {
-        "stage": "data",
-        "id": "0123456789",
-        "revision": 1,
-        "parameters": {"dataset": {**sources.spec_parameters(dataset), "content": sources.checksum(dataset)["images"]}},
-        "seed": None,
-        "upstream": {},
-        "inputs": {},
-        "files": sources.spec_files(dataset),
-        "run": {},
-        "output": str(output),
-    }
-
-
-def test_data_stage(root: Path, tmp_path: Path) -> None:
-    output = tmp_path / "stage"
-    output.mkdir()
-    (output / "spec.json").write_text(json.dumps(spec_of(Folder(root=str(root)), output)))
-    run_stage(output / "spec.json", ("data",), sources.prepare, threads=1)
-
-    index = read_index(output, root)
-    assert [r.labels for r in index.split("train")] == [(1,), (2,)]
-    assert "train 2 images (2 with mask, 0 without object)" in (output / "log.txt").read_text()
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["label_source"] == "tags.csv"
-    assert set(manifest["outputs"]) == {"index.json"}
-    assert str(root) not in (output / "index.json").read_text()
-
-
-def test_data_stage_says_that_labels_are_from_masks(root: Path, tmp_path: Path) -> None:
-    save_mask(root / "masks/a.png", np.ones((6, 8), dtype=np.uint8))
-    values = spec_of(Folder(root=str(root), labels="masks"), tmp_path)
-    stage = Stage(Spec(**{**values, "output": tmp_path}), threads=1, gpus=0)
-    sources.prepare(stage)
-    assert stage.facts["label_source"] == "masks"
-    assert "derived from pixel masks" in (tmp_path / "log.txt").read_text()
-
-
 def test_made_images_through_the_same_door(tmp_path: Path) -> None:
     index = sources.build_index(Shapes(train=2, val=1, size=48), tmp_path, track)
     assert len(index.split("train")) == 2
@@ -233,14 +192,3 @@ sources.checksum(Folder(root={str(root)!r}))
 print([name for name in ("torch", "scipy", "pycocotools") if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-def test_an_image_in_two_splits_is_refused(root: Path, tmp_path: Path) -> None:
-    lists = next(root.rglob("train.txt")).parent
-    (lists / "val.txt").write_text((lists / "train.txt").read_text())
-    dataset = Folder(root=str(root))
-    values = {"dataset": {**sources.spec_parameters(dataset), "content": ""}}
-    spec = Spec("data", "0" * 10, 1, values, None, {}, {}, sources.spec_files(dataset), {}, tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="is in both train and val"):
-        sources.prepare(Stage(spec, 1, 0))

@@ -1,4 +1,4 @@
-"""From a `dataset` block to an index, whatever the source; what the plan records of it; and the work of the `data` stage."""
+"""From a `dataset` block to an index, whatever the source, and what the plan records of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from wsss_core.config.datasets import SOURCES, Coco14, Dataset, Folder, Shapes, Voc12
 from wsss_core.config.load import validate
-from wsss_core.data.index import INDEX_FILE, DataIndex, write_index
+from wsss_core.data.index import DataIndex
 from wsss_core.errors import UserError, did_you_mean
-from wsss_core.files import write_json
 from wsss_core.stage import SPEC
 
 if TYPE_CHECKING:
     from wsss_core.data.listing import Track
-    from wsss_core.stage import Stage
 
 _MODELS: dict[str, type[Shapes | Folder | Voc12 | Coco14]] = {"shapes": Shapes, "folder": Folder, "voc12": Voc12, "coco14": Coco14}
 _PLACES = ("root", "sbd")
@@ -79,31 +77,6 @@ def dataset_from_spec(parameters: dict[str, Any], files: dict[str, str], where: 
         raise UserError(f"{where}: parameters.dataset.source: unknown source '{source}'{did_you_mean(str(source), SOURCES)}")
     places = {key: files[key] for key in _PLACES if key in files}
     return validate(_MODELS[source], {**values, **places}, f"{where}: parameters.dataset")
-
-
-def prepare(stage: Stage) -> None:
-    """Do the work of the `data` stage: convert what needs it and write `index.json`, the last of its outputs."""
-    where = str(stage.output / SPEC)
-    if not isinstance(stage.parameters.get("dataset"), dict):
-        raise UserError(f"{where}: parameters.dataset: expected the dataset block")
-    dataset = dataset_from_spec(stage.parameters["dataset"], stage.spec.files, where)
-    index = build_index(dataset, stage.output, stage.track)
-    _check_splits(index)
-    write_json(stage.output / INDEX_FILE, write_index(index))
-    stage.facts["label_source"] = index.label_source
-    stage.log(summary(index))
-
-
-def _check_splits(index: DataIndex) -> None:
-    """Refuse what would make every later figure worthless: nothing to train or judge on, or judging on training images."""
-    train = {record.id for record in index.split("train")}
-    for name in index.splits:
-        shared = sorted(train & {record.id for record in index.split(name)}) if name != "train" else []
-        if shared:
-            raise UserError(
-                f"dataset: the image '{shared[0]}' is in both train and {name} ({len(shared)} such images); splits must not overlap"
-            )
-    index.split("val")
 
 
 def summary(index: DataIndex) -> str:
