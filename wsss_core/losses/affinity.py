@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wsss_core.losses.precision import at_least_float32
 from wsss_core.nn.neighbours import offset_list, pairs_inside
+from wsss_core.nn.precision import at_least_float32
 
 EPSILON = 1e-5
 """PSA's and IRN's published code adds it to affinities before the logarithm and to counts of pairs before the division."""

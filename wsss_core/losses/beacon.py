@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
+from wsss_core.nn.precision import at_least_float32
 
 _TAN_22_5 = math.sqrt(2) - 1
 _MAPS_AT_ONCE = 4  # on a CPU a fifth of the time of all 20 of VOC, whose differences fit in no cache

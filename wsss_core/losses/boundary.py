@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wsss_core.losses.affinity import EPSILON, affinity_terms
-from wsss_core.losses.precision import at_least_float32
 from wsss_core.nn.neighbours import offset_list, pair_labels, pair_views, pairs_inside, path_cells
+from wsss_core.nn.precision import at_least_float32
 
 
 def boundary_losses(edge_logits: Tensor, displacement: Tensor | None, labels: Tensor, radius: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
+from wsss_core.nn.precision import at_least_float32
 
 
 def multilabel_soft_margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
 from wsss_core.losses.reconstruction import normalised_cams
 from wsss_core.losses.regional import with_background
+from wsss_core.nn.precision import at_least_float32
 from wsss_core.nn.tiles import merge, split
 
 PixelVectors = Literal["relu", "background", "centred"]

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
+from wsss_core.nn.precision import at_least_float32
 
 _LOWEST_PEAK = 1.0
 """A map that nowhere reaches this logit (a probability of 0.73) keeps its height: the gradient of a normalised map is one over the height."""

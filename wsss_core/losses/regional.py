@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
 from wsss_core.losses.transport import sinkhorn
+from wsss_core.nn.precision import at_least_float32
 
 
 class Windows(NamedTuple):

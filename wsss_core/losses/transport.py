@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wsss_core.losses.precision import at_least_float32
+from wsss_core.nn.precision import at_least_float32
 
 _BLOCK = {False: 1 << 17, True: 1 << 24}  # entries worked on at a time, on a CPU and on a GPU
 _LOG_OF_NOTHING = -1e30  # finite, so that differences of two are no NaN, and far below anything that is added to it

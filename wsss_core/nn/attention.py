@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_core.losses.precision import at_least_float32
+from wsss_core.nn.precision import at_least_float32
 
 Kernel = Literal["centred_cosine", "softmax_dot", "relu_cosine", "softmax_cosine"]
 
