@@ -99,8 +99,9 @@ def test_workers_have_one_thread_and_the_parents_setting_stays(stage: Stage, mon
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
-def test_refining_loads_no_torch() -> None:
-    code = "import sys, wsss_core.stages.crf, wsss_core.stages.pseudo; sys.exit('torch' in sys.modules)"
+def test_work_in_processes_loads_no_torch() -> None:
+    modules = ", ".join(f"wsss_core.stages.{name}" for name in ("affinity_labels", "crf", "evaluate", "pseudo", "threshold"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -1,7 +1,7 @@
 """The interface between the training loop and whatever is trained.
 
-The loop (`wsss_core.engine`) knows nothing of weak supervision; a system knows nothing of devices, files of the workflow or
-Snakemake. A system module reads like its paper.
+The loop (`wsss_core.engine`) knows nothing of weak supervision but how a model's own pseudo labels are made; a system knows nothing of devices,
+files of the workflow or Snakemake. A system module reads like its paper.
 """
 
 from __future__ import annotations
