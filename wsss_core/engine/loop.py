@@ -73,13 +73,12 @@ class _Sums:
         self.images += images
 
     def means(self) -> dict[str, float]:
-        """Of each term over the batches that had it."""
-        return {name: float(value) / self.batches[name] for name, value in self.terms.items()}
-
-    def loss(self) -> float:
-        """The mean over all batches of the sum of the terms that are a loss: one that began amid the epoch counts as little as it did."""
-        losses = [name for name in self.terms if not name.startswith(OBSERVED)]
-        return sum(float(self.terms[name]) for name in losses) / max(self.batches[name] for name in losses)
+        """Of the loss terms, each over the batches that had it; of their sum, `total`, over all batches; then of what was observed."""
+        means = {name: float(value) / self.batches[name] for name, value in self.terms.items()}
+        losses = [name for name in means if not name.startswith(OBSERVED)]
+        total = sum(float(self.terms[name]) for name in losses) / max((self.batches[name] for name in losses), default=1)
+        observed = {name: value for name, value in means.items() if name.startswith(OBSERVED)}
+        return {**{name: means[name] for name in losses}, "total": total, **observed}
 
 
 class Fit:
@@ -168,7 +167,7 @@ class Fit:
             losses = self._step(epoch, position, batch)
             observed = {OBSERVED + name: value for name, value in self.system.observed().items()}
             sums.add({**losses, **observed}, len(batch["image"]))
-        means = {**sums.means(), "total": sums.loss()}
+        means = sums.means()
         if self.fabric.world_size > 1:
             means = self.fabric.all_reduce(means, reduce_op="mean")  # type: ignore[assignment]
             means = {name: float(value) for name, value in means.items()}
