@@ -404,7 +404,7 @@ def test_the_patches_own_probabilities_are_a_prediction(tmp_path: Path) -> None:
     model = network(system)
     save_model(tmp_path, model, system.config.model_dump(mode="json"), ("background", "a", "b", "c"))
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    made = Predictor(tmp_path, {"source": "patches", "flip": False}).probabilities(image)
+    made = Predictor(tmp_path, {"source": "patches", "scales": [1.0], "flip": False}).probabilities(image)
     pixels = (torch.from_numpy(image).permute(2, 0, 1) / 255 - torch.tensor(system.mean).view(3, 1, 1)) / torch.tensor(system.std).view(
         3, 1, 1
     )
@@ -412,7 +412,7 @@ def test_the_patches_own_probabilities_are_a_prediction(tmp_path: Path) -> None:
         scores = model.eval()(pixels[None]).scores
     logits = nn.functional.interpolate(scores.log(), size=(64, 64), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(made, logits.softmax(dim=1)[0].numpy(), atol=1e-5)
-    assert np.abs(made - Predictor(tmp_path, {"flip": False}).probabilities(image)).max() > 1e-3
+    assert np.abs(made - Predictor(tmp_path, {"scales": [1.0], "flip": False}).probabilities(image)).max() > 1e-3
 
 
 def test_an_exported_model_gives_the_predictors_probabilities(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_an_exported_model_gives_the_predictors_probabilities(tmp_path: Path) ->
     export_model(tmp_path, tmp_path / "apc.pt", 64)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     given = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-    expected = Predictor(tmp_path, {"flip": False}).probabilities(image)
+    expected = Predictor(tmp_path, {"scales": [1.0], "flip": False}).probabilities(image)
     np.testing.assert_allclose(torch.jit.load(tmp_path / "apc.pt")(given)[0].detach().numpy(), expected, atol=1e-5)
 
 
