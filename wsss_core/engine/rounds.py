@@ -87,7 +87,7 @@ def make_round(now: Moment, system: System, labels: OwnLabels, epoch: int) -> No
     own, masks, what = work / f"maps-{rank}-of-{processes}", work / "masks", f"labels after epoch {epoch}"
     scores, share = own / "scores.h5", records[rank::processes]
     cams = Cams(scales=labels.scales, flip=labels.flip, resize=labels.resize)
-    recalibrate = labels.recalibrate and not system.config.freeze_batch_norm
+    recalibrate = labels.recalibrate and not system.config.keeps_statistics
     model = recalibrated(now, epoch, f"{what}: statistics") if recalibrate else now.model
     share_buffers(model, processes)
     trained = TrainedModel(system, model.eval(), now.index.classes)
